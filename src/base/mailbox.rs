@@ -1,0 +1,166 @@
+//! Bounded queues between threads, over `crossbeam-channel`.
+//!
+//! Every queue has a capacity that its maker names; "full" is the sender's business: [`Sender::send`]
+//! waits, [`Sender::try_send`] does not. There is no unbounded queue in this program.
+
+use std::time::Duration;
+
+use crossbeam_channel as channel;
+
+use crate::base::clock::Time;
+
+/// The other side is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// Why [`Sender::try_send`] gave the item back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused<T> {
+    /// The queue is full.
+    Full(T),
+    /// The receiver is gone.
+    Closed(T),
+}
+
+/// Why a receive with a deadline brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// The deadline passed (or, for [`Receiver::try_recv`], nothing waits).
+    Yet,
+    /// All senders are gone and the queue is empty.
+    Closed,
+}
+
+/// The sending end. Clones feed the same queue.
+pub struct Sender<T>(channel::Sender<T>);
+
+/// The receiving end. Clones share the items: each item goes to one receiver.
+pub struct Receiver<T>(channel::Receiver<T>);
+
+/// Makes a queue that holds at most `capacity` items.
+///
+/// # Panics
+/// If `capacity` is zero: a rendezvous is not a queue.
+#[must_use]
+pub fn mailbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a mailbox holds at least one item");
+    let (sender, receiver) = channel::bounded(capacity);
+    (Sender(sender), Receiver(receiver))
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Sender(self.0.clone())
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Receiver(self.0.clone())
+    }
+}
+
+impl<T> Sender<T> {
+    /// Puts `item` in, waiting while the queue is full.
+    ///
+    /// # Errors
+    /// [`Closed`] if no receiver is left.
+    pub fn send(&self, item: T) -> Result<(), Closed> {
+        self.0.send(item).map_err(|_| Closed)
+    }
+
+    /// Puts `item` in if there is room now.
+    ///
+    /// # Errors
+    /// Gives the item back if the queue is full or no receiver is left.
+    pub fn try_send(&self, item: T) -> Result<(), Refused<T>> {
+        self.0.try_send(item).map_err(|refused| match refused {
+            channel::TrySendError::Full(item) => Refused::Full(item),
+            channel::TrySendError::Disconnected(item) => Refused::Closed(item),
+        })
+    }
+
+    /// How many items wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Takes the next item, waiting for one.
+    ///
+    /// # Errors
+    /// [`Closed`] if all senders are gone and the queue is empty.
+    pub fn recv(&self) -> Result<T, Closed> {
+        self.0.recv().map_err(|_| Closed)
+    }
+
+    /// Takes the next item, waiting for at most `patience`.
+    ///
+    /// # Errors
+    /// [`Nothing`] if none came.
+    pub fn recv_for(&self, patience: Duration) -> Result<T, Nothing> {
+        self.0.recv_timeout(patience).map_err(|why| match why {
+            channel::RecvTimeoutError::Timeout => Nothing::Yet,
+            channel::RecvTimeoutError::Disconnected => Nothing::Closed,
+        })
+    }
+
+    /// Takes the next item, waiting until `deadline` by the real clock.
+    ///
+    /// # Errors
+    /// [`Nothing`] if none came.
+    pub fn recv_until(&self, deadline: Time) -> Result<T, Nothing> {
+        self.recv_for(deadline.until(Time::now()))
+    }
+
+    /// Takes the next item if one waits.
+    ///
+    /// # Errors
+    /// [`Nothing`] if none does.
+    pub fn try_recv(&self) -> Result<T, Nothing> {
+        self.0.try_recv().map_err(|why| match why {
+            channel::TryRecvError::Empty => Nothing::Yet,
+            channel::TryRecvError::Disconnected => Nothing::Closed,
+        })
+    }
+
+    /// How many items wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_gives_the_item_back() {
+        let (sender, receiver) = mailbox(1);
+        assert_eq!(sender.try_send(1), Ok(()));
+        assert_eq!(sender.try_send(2), Err(Refused::Full(2)));
+        assert_eq!(receiver.recv(), Ok(1));
+        drop(receiver);
+        assert_eq!(sender.try_send(3), Err(Refused::Closed(3)));
+        assert_eq!(sender.send(3), Err(Closed));
+    }
+
+    #[test]
+    fn a_closed_queue_is_emptied_first() {
+        let (sender, receiver) = mailbox(2);
+        sender.send(1).expect("the receiver lives");
+        drop(sender);
+        assert_eq!(receiver.recv_for(Duration::ZERO), Ok(1));
+        assert_eq!(receiver.recv_for(Duration::ZERO), Err(Nothing::Closed));
+    }
+
+    #[test]
+    fn nothing_yet_is_not_closed() {
+        let (_sender, receiver) = mailbox::<u8>(1);
+        assert_eq!(receiver.try_recv(), Err(Nothing::Yet));
+        assert_eq!(receiver.recv_until(Time::ZERO), Err(Nothing::Yet));
+    }
+}

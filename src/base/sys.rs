@@ -1,0 +1,264 @@
+//! What the standard library does not offer of Linux. The only module with `unsafe`.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
+
+/// Fills `bytes` from the kernel's generator.
+///
+/// # Panics
+/// If the kernel has none, which Linux has had since 3.17.
+pub fn random(bytes: &mut [u8]) {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the pointer and the length are those of one live, writable slice.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(got) {
+            Ok(count) => filled += count,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => panic!("getrandom: {}", io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard limit and returns it.
+///
+/// # Errors
+/// If the kernel refuses; the limit is as before.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live `rlimit` that the call fills.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a live `rlimit` that the call reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// Room of a file system in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What an unprivileged process may still use.
+    pub available: u64,
+}
+
+/// The room of the file system that holds `path`.
+///
+/// # Errors
+/// If `path` cannot be looked up.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let file = File::open(path)?;
+    // SAFETY: all-zero bytes are a valid `statvfs`; it is only written by the call.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `stat` is a live `statvfs` that the call fills.
+    check(unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut stat) })?;
+    let unit = stat.f_frsize;
+    Ok(Space {
+        total: unit.saturating_mul(stat.f_blocks),
+        available: unit.saturating_mul(stat.f_bavail),
+    })
+}
+
+/// Reserves `len` bytes of disk for `file` without changing its length, so that a full disk shows now
+/// and not in the middle. File systems without the call are passed over silently.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`] or another failure of the file system.
+pub fn reserve(file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    loop {
+        // SAFETY: the descriptor is open; the call takes no pointers.
+        let result =
+            unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) };
+        match check(result) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+            done => return done,
+        }
+    }
+}
+
+/// Asks the kernel to signal `SIGTERM` to the calling process when its parent ends. For children that
+/// must not outlive us; async-signal-safe, so it may run between `fork` and `exec`.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: this `prctl` takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })
+}
+
+/// Sends `signal` to a process of ours.
+///
+/// # Errors
+/// If there is no such process or it is not ours.
+pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Waits on many descriptors at once (`epoll(7)`), each entry one-shot: after it was reported it is
+/// silent until [`Epoll::rearm`].
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn new() -> io::Result<Epoll> {
+        // SAFETY: the call takes no pointers.
+        let raw = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        check(raw)?;
+        // SAFETY: the descriptor is new, valid and owned by nobody else.
+        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(raw) }))
+    }
+
+    /// Adds `fd`: report `token` once when it can be read or is closed by the other side.
+    ///
+    /// # Errors
+    /// If `fd` is in the set already or the kernel's limit of watches is reached.
+    pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token)
+    }
+
+    /// Makes `fd`, which was reported, report again.
+    ///
+    /// # Errors
+    /// If `fd` is not in the set.
+    pub fn rearm(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token)
+    }
+
+    /// Takes `fd` out. Closing the last copy of a descriptor does that too.
+    ///
+    /// # Errors
+    /// If `fd` is not in the set.
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0)
+    }
+
+    fn control(&self, operation: i32, fd: RawFd, token: u64) -> io::Result<()> {
+        let events = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT).cast_unsigned();
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: the set is open and `event` is a live `epoll_event` that the call reads.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })
+    }
+
+    /// Waits for reports, at most `patience` (`None`: for ever), and adds their tokens to `tokens`.
+    ///
+    /// # Errors
+    /// A failure of the kernel; an interruption is an empty report.
+    pub fn wait(&self, patience: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<()> {
+        const BATCH: u8 = 64;
+        // Rounded up: a wait that ends a little early would spin until the deadline.
+        let millis = patience.map_or(-1, |patience| {
+            i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH as usize];
+        // SAFETY: `events` is a live array of as many entries as the call is told.
+        let count = unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH.into(), millis)
+        };
+        match usize::try_from(count) {
+            Ok(count) => tokens.extend(events[..count].iter().map(|event| event.u64)),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Wakes a thread that waits in [`Epoll::wait`] (`eventfd(2)`).
+#[derive(Debug)]
+pub struct Waker(File);
+
+impl Waker {
+    /// A waker that has not been used.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn new() -> io::Result<Waker> {
+        // SAFETY: the call takes no pointers.
+        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        check(raw)?;
+        // SAFETY: the descriptor is new, valid and owned by nobody else.
+        Ok(Waker(unsafe { File::from_raw_fd(raw) }))
+    }
+
+    /// The descriptor to add to the set.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Makes the descriptor readable.
+    pub fn wake(&self) {
+        use io::Write as _;
+        // The only failure is a full counter: then it is readable already.
+        let _ = (&self.0).write(&1u64.to_ne_bytes());
+    }
+
+    /// Makes the descriptor unreadable again.
+    pub fn clear(&self) {
+        use io::Read as _;
+        let _ = (&self.0).read(&mut [0; 8]);
+    }
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_differ() {
+        let mut first = [0; 32];
+        let mut second = [0; 32];
+        random(&mut first);
+        random(&mut second);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_file_system_has_room() {
+        let space = space(Path::new("/")).expect("the root can be looked up");
+        assert!(space.total >= space.available && space.total > 0);
+    }
+
+    #[test]
+    fn epoll_reports_once_until_rearmed() {
+        let epoll = Epoll::new().expect("a descriptor is free");
+        let waker = Waker::new().expect("a descriptor is free");
+        epoll.add(waker.fd(), 7).expect("a new descriptor");
+        let mut tokens = Vec::new();
+        epoll.wait(Some(Duration::ZERO), &mut tokens).expect("an open set");
+        assert!(tokens.is_empty());
+        waker.wake();
+        epoll.wait(None, &mut tokens).expect("an open set");
+        epoll.wait(Some(Duration::ZERO), &mut tokens).expect("an open set");
+        assert_eq!(tokens, [7]);
+        epoll.rearm(waker.fd(), 8).expect("it is in the set");
+        epoll.wait(None, &mut tokens).expect("an open set");
+        assert_eq!(tokens, [7, 8]);
+    }
+}

@@ -1,0 +1,111 @@
+//! Every bound and every time budget, with its reason. The bound of a queue says what "full" means.
+//!
+//! Lengths are bytes unless the name says otherwise.
+
+use std::time::Duration;
+
+// Blobs and pieces.
+
+/// The smallest piece length of our own metainfo: smaller pieces cost more messages than they save.
+pub const PIECE_LEN_MIN: u32 = 256 << 10;
+/// The largest piece length of our own metainfo, unless that would make more than [`PIECES_MAX`]:
+/// a host can pass on only whole pieces, so they stay small.
+pub const PIECE_LEN_USUAL_MAX: u32 = 4 << 20;
+/// The largest piece length at all: a piece in flight is held in memory.
+pub const PIECE_LEN_MAX: u32 = 64 << 20;
+/// The most pieces of a blob: its `.torrent` must fit one etcd put.
+pub const PIECES_MAX: u32 = 32_768;
+/// The largest blob: [`PIECES_MAX`] pieces of [`PIECE_LEN_MAX`], 2 TiB.
+pub const BLOB_LEN_MAX: u64 = PIECES_MAX as u64 * PIECE_LEN_MAX as u64;
+/// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, and the rest.
+pub const TORRENT_LEN_MAX: usize = PIECES_MAX as usize * 20 + (16 << 10);
+/// The largest request that etcd takes by default (`--max-request-bytes`).
+pub const ETCD_REQUEST_LEN_MAX: usize = 1536 << 10;
+const _: () = assert!(
+    TORRENT_LEN_MAX + 1024 < ETCD_REQUEST_LEN_MAX,
+    "the .torrent of the largest blob fits one put"
+);
+
+/// How many of a blob's last bytes leave only after its digest was found right. Any number above zero
+/// keeps the promise; one write's worth costs nothing.
+pub const HELD_BACK_LEN: u64 = 64 << 10;
+
+// Time budgets (defaults).
+
+/// How long the catalog may take to say whether it knows a blob.
+pub const CATALOG_LOOKUP: Duration = Duration::from_millis(250);
+/// How long the swarm may take to its first byte before the upstream is asked as well.
+pub const SWARM_FIRST_BYTE: Duration = Duration::from_millis(500);
+/// A source that makes no progress for this long is slow: another is added.
+pub const NO_PROGRESS: Duration = Duration::from_secs(2);
+/// Connecting to an upstream, TLS included.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+/// From a request to the head of the upstream's response.
+pub const UPSTREAM_FIRST_BYTE: Duration = Duration::from_secs(30);
+/// Between two reads of an upstream's body.
+pub const UPSTREAM_READ: Duration = Duration::from_secs(30);
+/// From the first byte of a request to the end of its head.
+pub const HTTP_HEAD: Duration = Duration::from_secs(10);
+/// A connection that has sent nothing for this long is closed.
+pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// A client that takes no byte of its response for this long is gone. Long, because a runtime that
+/// unpacks a layer reads in bursts.
+pub const HTTP_WRITE: Duration = Duration::from_secs(300);
+/// From the signal to the end of the process.
+pub const STOP: Duration = Duration::from_secs(10);
+
+// HTTP.
+
+/// The longest head of a request: docker sends 1 KiB, tokens of cloud registries reach 12 KiB.
+pub const HTTP_HEAD_LEN_MAX: usize = 64 << 10;
+/// The most header lines of a request.
+pub const HTTP_HEADERS_MAX: usize = 100;
+/// Open connections of one server; when full, the one idle longest is closed, or the new one if none is.
+pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
+/// Open connections of one client address. Many hosts may stand behind one.
+pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
+/// Workers of one server: requests served at once; when all are busy, readable connections wait.
+pub const HTTP_WORKERS_MAX: usize = 256;
+/// How long a worker without work stays.
+pub const HTTP_WORKER_IDLE: Duration = Duration::from_secs(30);
+/// One read or write of a body: plain read and write with large buffers is as fast as anything
+/// on loopback, and the same code serves TLS.
+pub const COPY_LEN: usize = 256 << 10;
+
+// Peers.
+
+/// The block of BEP 3 that every client accepts.
+pub const BLOCK_LEN: u32 = 16 << 10;
+/// The largest block that is sent or taken: 128 KiB is what foreign clients ask at most, our own more.
+pub const BLOCK_LEN_MAX: u32 = 1 << 20;
+/// The longest message that is no block: a bitfield of [`PIECES_MAX`] pieces is 4 KiB, an extension
+/// message with 200 peers 6 KiB.
+pub const PEER_MESSAGE_LEN_MAX: u32 = 256 << 10;
+/// A link over which nothing came for this long is closed (BEP 3 sends keep-alives every 2 minutes).
+pub const PEER_IDLE: Duration = Duration::from_secs(150);
+/// From the connection to the end of the handshake.
+pub const PEER_HANDSHAKE: Duration = Duration::from_secs(5);
+/// Links of one swarm.
+pub const LINKS_PER_SWARM_MAX: usize = 50;
+/// Links of the process.
+pub const LINKS_MAX: usize = 500;
+/// Requests of one peer that wait for us (`reqq` of BEP 10); a request beyond is rejected.
+pub const PEER_REQUESTS_MAX: usize = 500;
+/// Addresses remembered for one swarm; when full, new ones are dropped.
+pub const CANDIDATES_MAX: usize = 400;
+/// Events waiting for the engine; when full, the reader threads wait and TCP holds the peers back.
+pub const ENGINE_INBOX_MAX: usize = 1024;
+/// Messages waiting for one link's writer; when full, the peer does not read and the link is closed.
+pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;
+/// Bytes of pieces that are in flight, collected or waiting to be written; when full, no block is asked
+/// for.
+pub const PIECE_BYTES_IN_FLIGHT_MAX: u64 = 256 << 20;
+const _: () = assert!(PIECE_BYTES_IN_FLIGHT_MAX >= 2 * PIECE_LEN_MAX as u64);
+
+// Catalog.
+
+/// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the next
+/// start.
+pub const PUBLISH_QUEUE_MAX: usize = 1024;
+/// One call to etcd when nobody waits for it.
+pub const CATALOG_CALL: Duration = Duration::from_secs(2);
