@@ -15,5 +15,15 @@
     )
 )]
 
+pub mod base64;
+pub mod bencode;
 pub mod blob;
+pub mod etcd;
+pub mod ext;
 pub mod geometry;
+pub mod http1;
+pub mod metainfo;
+pub mod oci;
+pub mod peer;
+pub mod tracker_http;
+pub mod tracker_udp;

@@ -1,0 +1,1 @@
+//! Floor 7: `torrent-cache client`: its options, its wiring, its start and stop order.

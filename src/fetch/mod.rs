@@ -1,0 +1,1 @@
+//! Floor 5: the one place that decides where bytes come from.

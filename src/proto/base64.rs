@@ -1,0 +1,1 @@
+//! Standard base64 (RFC 4648, section 4).

@@ -1,0 +1,1 @@
+//! The JSON of etcd's v3 gateway.

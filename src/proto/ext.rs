@@ -1,0 +1,1 @@
+//! The extension handshake (BEP 10).

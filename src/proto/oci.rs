@@ -1,0 +1,1 @@
+//! Paths and errors of the OCI distribution specification.

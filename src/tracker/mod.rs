@@ -1,0 +1,1 @@
+//! Floor 6: the tracker that peers see, and the etcd beside it.
