@@ -3,6 +3,7 @@
 //! **Invariant:** all `unsafe` code of the program is in [`sys`].
 
 pub mod args;
+pub mod blame;
 pub mod clock;
 pub mod figures;
 pub mod hash;
