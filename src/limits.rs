@@ -26,8 +26,8 @@ const _: () = assert!(
     "the .torrent of the largest blob fits one put"
 );
 
-/// How many of a blob's last bytes leave only after its digest was found right. Any number above zero
-/// keeps the promise; one write's worth costs nothing.
+/// How many of a blob's last bytes leave only after its digest was found right. Any number above
+/// zero keeps the promise; one write's worth costs nothing.
 pub const HELD_BACK_LEN: u64 = 64 << 10;
 
 // Time budgets (defaults).
@@ -60,7 +60,8 @@ pub const STOP: Duration = Duration::from_secs(10);
 pub const HTTP_HEAD_LEN_MAX: usize = 64 << 10;
 /// The most header lines of a request.
 pub const HTTP_HEADERS_MAX: usize = 100;
-/// Open connections of one server; when full, the one idle longest is closed, or the new one if none is.
+/// Open connections of one server; when full, the one idle longest is closed, or the new one if
+/// none is.
 pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
 /// Open connections of one client address. Many hosts may stand behind one.
 pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
@@ -76,12 +77,14 @@ pub const COPY_LEN: usize = 256 << 10;
 
 /// The block of BEP 3 that every client accepts.
 pub const BLOCK_LEN: u32 = 16 << 10;
-/// The largest block that is sent or taken: 128 KiB is what foreign clients ask at most, our own more.
+/// The largest block that is sent or taken: 128 KiB is what foreign clients ask at most, our own
+/// more.
 pub const BLOCK_LEN_MAX: u32 = 1 << 20;
 /// The longest message that is no block: a bitfield of [`PIECES_MAX`] pieces is 4 KiB, an extension
 /// message with 200 peers 6 KiB.
 pub const PEER_MESSAGE_LEN_MAX: u32 = 256 << 10;
-/// A link over which nothing came for this long is closed (BEP 3 sends keep-alives every 2 minutes).
+/// A link over which nothing came for this long is closed (BEP 3 sends keep-alives every 2
+/// minutes).
 pub const PEER_IDLE: Duration = Duration::from_secs(150);
 /// From the connection to the end of the handshake.
 pub const PEER_HANDSHAKE: Duration = Duration::from_secs(5);
@@ -95,17 +98,18 @@ pub const PEER_REQUESTS_MAX: usize = 500;
 pub const CANDIDATES_MAX: usize = 400;
 /// Events waiting for the engine; when full, the reader threads wait and TCP holds the peers back.
 pub const ENGINE_INBOX_MAX: usize = 1024;
-/// Messages waiting for one link's writer; when full, the peer does not read and the link is closed.
+/// Messages waiting for one link's writer; when full, the peer does not read and the link is
+/// closed.
 pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;
-/// Bytes of pieces that are in flight, collected or waiting to be written; when full, no block is asked
-/// for.
+/// Bytes of pieces that are in flight, collected or waiting to be written; when full, no block is
+/// asked for.
 pub const PIECE_BYTES_IN_FLIGHT_MAX: u64 = 256 << 20;
 const _: () = assert!(PIECE_BYTES_IN_FLIGHT_MAX >= 2 * PIECE_LEN_MAX as u64);
 
 // Catalog.
 
-/// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the next
-/// start.
+/// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the
+/// next start.
 pub const PUBLISH_QUEUE_MAX: usize = 1024;
 /// One call to etcd when nobody waits for it.
 pub const CATALOG_CALL: Duration = Duration::from_secs(2);

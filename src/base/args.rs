@@ -1,7 +1,8 @@
-//! Options: one table makes the parser, the environment variables, the help text and the README's table.
+//! Options: one table makes the parser, the environment variables, the help text and the README's
+//! table.
 //!
-//! Every option `NAME` is the flag `--name` (underscores become dashes) and the variable `NAME`. A flag
-//! wins over the variable, the variable over the default. An empty value is "not given".
+//! Every option `NAME` is the flag `--name` (underscores become dashes) and the variable `NAME`. A
+//! flag wins over the variable, the variable over the default. An empty value is "not given".
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,5 @@
-//! Time as a value. Decisions take a [`Time`] as an argument; only threads round them read the clock.
+//! Time as a value. Decisions take a [`Time`] as an argument; only threads round them read the
+//! clock.
 //!
 //! **Invariant:** [`Time`] never goes back, whatever happens to the wall clock.
 
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// A point in monotonic time: nanoseconds since the process first asked. A simulation makes its own.
+/// A point in monotonic time: nanoseconds since the process first asked. A simulation makes its
+/// own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

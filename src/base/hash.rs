@@ -1,4 +1,5 @@
-//! The hashes that the protocols name: SHA-1 for pieces (BEP 3), SHA-256 and SHA-512 for blobs (OCI).
+//! The hashes that the protocols name: SHA-1 for pieces (BEP 3), SHA-256 and SHA-512 for blobs
+//! (OCI).
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Logging: the `log` facade with `env_logger` behind it, one line per event on standard error, and a
-//! limit for lines that a peer or a client can cause.
+//! Logging: the `log` facade with `env_logger` behind it, one line per event on standard error, and
+//! a limit for lines that a peer or a client can cause.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -67,7 +67,9 @@ macro_rules! log_limited {
             $crate::base::log::Limiter::new($crate::base::log::LIMITED_PERIOD);
         match LIMITER.pass($crate::base::clock::Time::now()) {
             Some(0) => ::log::$level!("{}", format_args!($($text)+)),
-            Some(more) => ::log::$level!("{} ({more} like this held back)", format_args!($($text)+)),
+            Some(more) => {
+                ::log::$level!("{} ({more} like this held back)", format_args!($($text)+));
+            }
             None => {}
         }
     }};

@@ -1,7 +1,8 @@
 //! Bounded queues between threads, over `crossbeam-channel`.
 //!
-//! Every queue has a capacity that its maker names; "full" is the sender's business: [`Sender::send`]
-//! waits, [`Sender::try_send`] does not. There is no unbounded queue in this program.
+//! Every queue has a capacity that its maker names; "full" is the sender's business:
+//! [`Sender::send`] waits, [`Sender::try_send`] does not. There is no unbounded queue in this
+//! program.
 
 use std::time::Duration;
 

@@ -9,7 +9,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::base::clock::Time;
 
-/// The order in which locks may be taken, lowest first. Two locks of one rank are never held together.
+/// The order in which locks may be taken, lowest first. Two locks of one rank are never held
+/// together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// The jobs of `fetch`.

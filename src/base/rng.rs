@@ -14,7 +14,8 @@ impl Rng {
     /// A generator whose whole future follows from `seed`.
     #[must_use]
     pub fn seeded(seed: u64) -> Rng {
-        // SplitMix64 spreads the seed, as the generator's authors advise: the state is never all zero.
+        // SplitMix64 spreads the seed, as the generator's authors advise: the state is never all
+        // zero.
         let mut x = seed;
         let state = std::array::from_fn(|_| {
             x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);

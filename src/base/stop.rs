@@ -37,7 +37,8 @@ impl Stop {
 
     /// Sets the flag and wakes all who wait.
     pub fn stop(&self) {
-        // Under the lock: a waiter between its look at the flag and its wait cannot miss the wake-up.
+        // Under the lock: a waiter between its look at the flag and its wait cannot miss the
+        // wake-up.
         let _guard = self.0.lock.lock();
         self.0.stopped.store(true, Ordering::Release);
         self.0.signal.wake_all();

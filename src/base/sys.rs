@@ -66,8 +66,8 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// Reserves `len` bytes of disk for `file` without changing its length, so that a full disk shows now
-/// and not in the middle. File systems without the call are passed over silently.
+/// Reserves `len` bytes of disk for `file` without changing its length, so that a full disk shows
+/// now and not in the middle. File systems without the call are passed over silently.
 ///
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] or another failure of the file system.
@@ -88,8 +88,8 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
-/// Asks the kernel to signal `SIGTERM` to the calling process when its parent ends. For children that
-/// must not outlive us; async-signal-safe, so it may run between `fork` and `exec`.
+/// Asks the kernel to signal `SIGTERM` to the calling process when its parent ends. For children
+/// that must not outlive us; async-signal-safe, so it may run between `fork` and `exec`.
 ///
 /// # Errors
 /// If the kernel refuses.

@@ -1,8 +1,8 @@
 //! Named threads that are counted, and whose panics mean something.
 //!
-//! **Invariant:** every thread of the program is started here. A panic in a [`Role::Core`] thread ends
-//! the process, since the others would go on with half a program; a panic in a [`Role::Connection`]
-//! thread ends that connection and is counted.
+//! **Invariant:** every thread of the program is started here. A panic in a [`Role::Core`] thread
+//! ends the process, since the others would go on with half a program; a panic in a
+//! [`Role::Connection`] thread ends that connection and is counted.
 
 use std::any::Any;
 use std::io;

@@ -117,9 +117,9 @@ impl fmt::Display for GeometryError {
 impl std::error::Error for GeometryError {}
 
 impl Geometry {
-    /// The geometry of our own metainfo, a function of the length alone: the power of two at or above
-    /// `blob_len / 2048`, at least [`PIECE_LEN_MIN`], at most [`PIECE_LEN_USUAL_MAX`] unless that would
-    /// make more than [`PIECES_MAX`] pieces.
+    /// The geometry of our own metainfo, a function of the length alone: the power of two at or
+    /// above `blob_len / 2048`, at least [`PIECE_LEN_MIN`], at most [`PIECE_LEN_USUAL_MAX`] unless
+    /// that would make more than [`PIECES_MAX`] pieces.
     ///
     /// # Errors
     /// [`GeometryError::BlobLen`]. An empty blob needs no pieces and has no geometry.

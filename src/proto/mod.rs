@@ -1,7 +1,7 @@
 //! Floor 1: bytes to values and back. No sockets, clocks or files.
 //!
-//! Codecs have the shape `decode(&[u8]) -> Result<Option<(Self, used)>, Error>` (`None`: more bytes are
-//! needed) and `encode(&self, &mut Vec<u8>)`.
+//! Codecs have the shape `decode(&[u8]) -> Result<Option<(Self, used)>, Error>` (`None`: more bytes
+//! are needed) and `encode(&self, &mut Vec<u8>)`.
 //!
 //! **Invariant:** no input may panic or recurse without bound; the lints below deny the usual ways.
 
