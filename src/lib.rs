@@ -1,7 +1,11 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
+
+use crate::base::args::{self, Parsed, UsageError};
+use crate::process::{Command, Failure};
 
 pub mod base;
 pub mod catalog;
@@ -11,6 +15,7 @@ pub mod fetch;
 pub mod http;
 pub mod limits;
 pub mod net;
+pub mod process;
 pub mod proto;
 pub mod store;
 pub mod swarm;
@@ -18,10 +23,110 @@ pub mod tracker;
 pub mod tracker_cmd;
 pub mod upstream;
 
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "client",
+        about: "The HTTP(S) proxy and registry mirror of a host; it shares blobs with other hosts.",
+        options: client::OPTIONS,
+        run: client::run,
+    },
+    Command {
+        name: "tracker",
+        about: "The BitTorrent tracker of a network, and the etcd that holds its catalog.",
+        options: tracker_cmd::OPTIONS,
+        run: tracker_cmd::run,
+    },
+];
+
 /// Runs the program with `args` (without the program's own name) and returns its exit status:
 /// 0 after a clean stop, 1 after a failure while running, 2 for a usage or configuration error.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::from(2)
+    match dispatch(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Standard error may be closed; there is nowhere else to say it.
+            let _ = writeln!(std::io::stderr(), "torrent-cache: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn dispatch(args: Vec<OsString>) -> Result<(), Failure> {
+    let mut args = args.into_iter();
+    let Some(word) = args.next() else {
+        return Err(usage("no command: one of client, tracker, or --help"));
+    };
+    match word.to_str() {
+        Some("--help" | "-h" | "help") => return print(&help()),
+        Some("--version" | "-V") => return print(&version()),
+        _ => {}
+    }
+    let Some(command) = COMMANDS.iter().find(|command| *command.name == *word) else {
+        let word = word.to_string_lossy();
+        return Err(usage(&format!("unknown command {word}: one of client, tracker, or --help")));
+    };
+    match args::parse(command.options, args.collect(), |name| std::env::var_os(name))? {
+        Parsed::Help => print(&command_help(command)),
+        Parsed::Run(values) => (command.run)(values),
+    }
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::Usage(UsageError(text.to_owned()))
+}
+
+/// A reader that closes early, such as `head`, is no failure of ours.
+fn print(text: &str) -> Result<(), Failure> {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn version() -> String {
+    concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), "\n").to_owned()
+}
+
+fn help() -> String {
+    let mut text = version();
+    text.push_str(concat!(env!("CARGO_PKG_DESCRIPTION"), ".\n\n"));
+    text.push_str("Usage: torrent-cache COMMAND [OPTION...]\n\nCommands:\n");
+    for command in COMMANDS {
+        text.push_str(&format!("  {:8} {}\n", command.name, command.about));
+    }
+    text.push_str(
+        "\nEvery option is a flag and an environment variable; the flag wins.\n\
+         `torrent-cache COMMAND --help` lists the options of a command.\n",
+    );
+    text
+}
+
+fn command_help(command: &Command) -> String {
+    let (name, about) = (command.name, command.about);
+    let options = args::help(command.options);
+    format!("Usage: torrent-cache {name} [OPTION...]\n\n{about}\n\nOptions:\n{options}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_of_a_command_shows_all_its_options() {
+        assert!(help().contains("client") && help().contains("tracker"));
+        for command in COMMANDS {
+            let text = command_help(command);
+            assert!(command.options.iter().all(|opt| text.contains(&opt.flag())), "{text}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_have_status_2() {
+        let status = |args: &[&str]| {
+            dispatch(args.iter().map(Into::into).collect()).expect_err("a usage error").status()
+        };
+        assert_eq!(status(&[]), 2);
+        assert_eq!(status(&["trucker"]), 2);
+        assert_eq!(status(&["tracker", "--prot=1"]), 2);
+        assert_eq!(status(&["client", "stray"]), 2);
+    }
 }

@@ -28,6 +28,29 @@ pub struct Opt {
 }
 
 impl Opt {
+    /// An option that takes a value.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        value: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Opt {
+        Opt { name, value, default, help, secret: false }
+    }
+
+    /// A switch: on if given.
+    #[must_use]
+    pub const fn switch(name: &'static str, help: &'static str) -> Opt {
+        Opt::new(name, "", "", help)
+    }
+
+    /// The same option, with a value that is never shown.
+    #[must_use]
+    pub const fn secret(self) -> Opt {
+        Opt { secret: true, ..self }
+    }
+
     /// The flag, with its two dashes.
     #[must_use]
     pub fn flag(&self) -> String {
@@ -197,9 +220,9 @@ mod tests {
     use super::*;
 
     const TABLE: &[Opt] = &[
-        Opt { name: "PORT", value: "PORT", default: "8888", help: "Port.", secret: false },
-        Opt { name: "NO_SSL", value: "", default: "", help: "Plain only.", secret: false },
-        Opt { name: "PASSWORD", value: "TEXT", default: "", help: "Secret.", secret: true },
+        Opt::new("PORT", "PORT", "8888", "Port."),
+        Opt::switch("NO_SSL", "Plain only."),
+        Opt::new("PASSWORD", "TEXT", "", "Secret.").secret(),
     ];
 
     fn values(args: &[&str], variables: &[(&str, &str)]) -> Result<Values, UsageError> {

@@ -5,9 +5,9 @@ use crate::source::{Kind, Path, Source, is_mark, word};
 
 /// The floor of each top-level module. A module uses lower floors only.
 const FLOORS: &[(&str, u8)] = &[
-    ("process", 7),
     ("client", 7),
     ("tracker_cmd", 7),
+    ("process", 6),
     ("http", 6),
     ("tracker", 6),
     ("fetch", 5),

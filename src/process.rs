@@ -1,0 +1,120 @@
+//! Floor 6: what every command does first and last: log, limits, signals, threads.
+//!
+//! **Invariant:** after [`Process::finish`] no thread of this program is left but the calling one.
+
+use std::fmt;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{self, Signals};
+
+use crate::base::args::{Opt, UsageError, Values};
+use crate::base::stop::Stop;
+use crate::base::thread::{self, Role};
+use crate::base::{log, sys};
+
+/// One command of the program.
+pub struct Command {
+    /// The word on the command line.
+    pub name: &'static str,
+    /// What it is, in one line.
+    pub about: &'static str,
+    /// Its options.
+    pub options: &'static [Opt],
+    /// Runs it until a signal ends it.
+    pub run: fn(Values) -> Result<(), Failure>,
+}
+
+/// Why a command ended.
+#[derive(Debug)]
+pub enum Failure {
+    /// An option or the machine does not allow it to start: exit status 2.
+    Usage(UsageError),
+    /// Something broke later: exit status 1.
+    Broken(String),
+}
+
+impl Failure {
+    /// The exit status that says so.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => 2,
+            Failure::Broken(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(error) => write!(f, "{error}"),
+            Failure::Broken(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<UsageError> for Failure {
+    fn from(error: UsageError) -> Failure {
+        Failure::Usage(error)
+    }
+}
+
+/// The process round a running command.
+pub struct Process {
+    stop: Stop,
+    signals: iterator::Handle,
+    listener: thread::Handle,
+}
+
+impl Process {
+    /// Starts logging at `log_filter`, raises the limit of open files, and listens for `SIGTERM`
+    /// and `SIGINT`. The first of them sets [`Process::stop`]; the second ends the process at once.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`] if the system refuses a signal handler or a thread.
+    pub fn start(log_filter: &str) -> Result<Process, Failure> {
+        log::start(log_filter);
+        match sys::raise_open_files() {
+            Ok(limit) => ::log::debug!("open files: at most {limit}"),
+            Err(error) => ::log::warn!("the limit of open files stays as it is: {error}"),
+        }
+        let stop = Stop::new();
+        let mut signals = Signals::new([SIGTERM, SIGINT])
+            .map_err(|error| Failure::Broken(format!("cannot listen for signals: {error}")))?;
+        let handle = signals.handle();
+        let on_signal = stop.clone();
+        let listener = thread::spawn("signals", Role::Core, move || {
+            for signal in signals.forever() {
+                if on_signal.is_stopped() {
+                    std::process::exit(128 + signal);
+                }
+                ::log::info!("signal {signal}: stopping; a second one ends at once");
+                on_signal.stop();
+            }
+        })
+        .map_err(|error| Failure::Broken(format!("cannot start a thread: {error}")))?;
+        Ok(Process { stop, signals: handle, listener })
+    }
+
+    /// The flag that a signal sets.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Ends the last thread, after the command has ended all others.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`] if a thread was left behind.
+    pub fn finish(self) -> Result<(), Failure> {
+        self.signals.close();
+        self.listener.join();
+        let left = thread::live();
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Broken(format!("threads left after the stop: {}", left.join(", "))))
+    }
+}
