@@ -17,6 +17,7 @@
 
 pub mod base64;
 pub mod bencode;
+pub mod bitfield;
 pub mod blob;
 pub mod etcd;
 pub mod ext;
