@@ -113,3 +113,14 @@ const _: () = assert!(PIECE_BYTES_IN_FLIGHT_MAX >= 2 * PIECE_LEN_MAX as u64);
 pub const PUBLISH_QUEUE_MAX: usize = 1024;
 /// One call to etcd when nobody waits for it.
 pub const CATALOG_CALL: Duration = Duration::from_secs(2);
+
+// Names.
+
+/// How long the addresses of a name are used: below any TTL that is meant to be followed.
+pub const RESOLVED_KEPT: Duration = Duration::from_secs(30);
+/// How long it is believed that a name has no address.
+pub const RESOLVE_FAILURE_KEPT: Duration = Duration::from_secs(2);
+/// Names whose addresses are remembered; when full, all are forgotten.
+pub const RESOLVED_NAMES_MAX: usize = 1024;
+/// Names that are asked for at once, a thread each; when full, the next fails.
+pub const RESOLVING_MAX: usize = 64;

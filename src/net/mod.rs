@@ -1,1 +1,3 @@
 //! Floor 2: sockets without meaning: listeners, TLS, the HTTP server, UDP, the HTTP client's agent.
+
+pub mod resolve;

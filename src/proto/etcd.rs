@@ -130,9 +130,9 @@ impl Request<'_> {
         let body = match self {
             Request::Single(operation) => operation.to_json(),
             Request::Txn { compare, success, failure } => json!({
-                "compare": compare.iter().map(Compare::to_json).collect::<Vec<_>>(),
-                "success": success.iter().map(Operation::to_step).collect::<Vec<_>>(),
-                "failure": failure.iter().map(Operation::to_step).collect::<Vec<_>>(),
+                "compare": compare.iter().map(|condition| condition.to_json()).collect::<Vec<_>>(),
+                "success": success.iter().map(|step| step.to_step()).collect::<Vec<_>>(),
+                "failure": failure.iter().map(|step| step.to_step()).collect::<Vec<_>>(),
             }),
             Request::LeaseGrant { ttl_s } => json!({ "TTL": ttl_s.to_string() }),
             Request::LeaseKeepAlive(id) | Request::LeaseRevoke(id) => {
@@ -147,7 +147,7 @@ impl Request<'_> {
 }
 
 impl Operation<'_> {
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         match self {
             Operation::Put { key, value, lease } => {
                 let mut put = json!({ "key": base64::encode(key), "value": base64::encode(value) });
@@ -161,7 +161,7 @@ impl Operation<'_> {
         }
     }
 
-    fn to_step(&self) -> Value {
+    fn to_step(self) -> Value {
         match self {
             Operation::Put { .. } => json!({ "requestPut": self.to_json() }),
             Operation::Range(_) => json!({ "requestRange": self.to_json() }),
@@ -197,7 +197,7 @@ impl<'a> Range<'a> {
 }
 
 impl Compare<'_> {
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         match self {
             Compare::Absent { key } => json!({
                 "key": base64::encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0",
