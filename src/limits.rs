@@ -106,6 +106,16 @@ pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;
 pub const PIECE_BYTES_IN_FLIGHT_MAX: u64 = 256 << 20;
 const _: () = assert!(PIECE_BYTES_IN_FLIGHT_MAX >= 2 * PIECE_LEN_MAX as u64);
 
+// Trackers.
+
+/// Peers of one answer, given or taken; more are dropped. libtorrent asks for 200.
+pub const TRACKER_PEERS_MAX: usize = 200;
+/// Swarms of one scrape; more are not answered. The bound of BEP 15: so many fit one datagram.
+pub const TRACKER_SCRAPE_MAX: usize = 74;
+/// The longest answer of an HTTP tracker that is read: [`TRACKER_PEERS_MAX`] peers in dictionaries are 20 KB,
+/// but a tracker may send more than were asked for.
+pub const TRACKER_ANSWER_LEN_MAX: usize = 256 << 10;
+
 // Catalog.
 
 /// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the

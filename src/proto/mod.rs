@@ -26,5 +26,14 @@ pub mod http1;
 pub mod metainfo;
 pub mod oci;
 pub mod peer;
+pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;
+
+/// Text that a stranger sent, made fit for a log line: no control characters, at most `chars_max` characters.
+fn printable(bytes: &[u8], chars_max: usize) -> String {
+    // Cut before it is converted: the work is bounded too. No character is longer than 4 bytes.
+    let bytes = bytes.get(..chars_max.saturating_mul(4)).unwrap_or(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().filter(|c| !c.is_control()).take(chars_max).collect()
+}

@@ -1,1 +1,341 @@
-//! Announce and scrape over HTTP (BEP 3, 7, 23, 48), both directions.
+//! Announce and scrape over HTTP (BEP 3, 7, 23, 48), both directions: the query of a request, and the
+//! bencoded body of an answer. What an HTTP request is, is not here.
+//!
+//! Peers are written in compact form, and read in compact form or as dictionaries.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::base::hash::Sha1Hash;
+use crate::limits::{TRACKER_ANSWER_LEN_MAX, TRACKER_PEERS_MAX, TRACKER_SCRAPE_MAX};
+use crate::proto::bencode::{self, BencodeError, Dict, Value};
+use crate::proto::peer::PeerId;
+use crate::proto::printable;
+use crate::proto::tracker::{
+    self, AnnounceEvent, AnnounceRequest, AnnounceResponse, ScrapeCounts, ScrapeRequest,
+    ScrapeResponse,
+};
+
+/// The longest `tracker id` that is kept.
+const TRACKER_ID_LEN_MAX: usize = 128;
+/// Of a failure reason, what is kept.
+const REASON_CHARS_MAX: usize = 200;
+
+/// A query that is no request: a parameter is missing or makes no sense. The text is fit for a failure
+/// reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryError {
+    /// The name of the parameter.
+    pub parameter: &'static str,
+}
+
+impl fmt::Display for QueryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "missing or bad parameter {}", self.parameter)
+    }
+}
+
+impl std::error::Error for QueryError {}
+
+/// An answer that gives nothing to work with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerError {
+    /// The tracker refuses, for this reason; without control characters and of bounded length.
+    Refused(String),
+    /// Longer than [`TRACKER_ANSWER_LEN_MAX`].
+    TooLong,
+    /// Not canonical bencode.
+    Bencode(BencodeError),
+    /// A key is missing, or its value has the wrong type.
+    BadKey(&'static str),
+}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AnswerError::Refused(reason) => write!(f, "the tracker refuses: {reason}"),
+            AnswerError::TooLong => f.write_str("the tracker's answer is too long"),
+            AnswerError::Bencode(error) => error.fmt(f),
+            AnswerError::BadKey(key) => write!(f, "the tracker's answer has no proper {key:?}"),
+        }
+    }
+}
+
+impl std::error::Error for AnswerError {}
+
+impl From<BencodeError> for AnswerError {
+    fn from(error: BencodeError) -> AnswerError {
+        AnswerError::Bencode(error)
+    }
+}
+
+impl AnnounceRequest {
+    /// Reads the query of an announce: what follows the `?`. The first of equal parameters counts, and
+    /// those that the protocol does not need have to make no sense.
+    ///
+    /// # Errors
+    /// If `info_hash`, `peer_id` or `port` is missing or bad.
+    pub fn from_query(query: &str) -> Result<AnnounceRequest, QueryError> {
+        let number = |name| text(query, name)?.parse::<u64>().ok();
+        let port = text(query, "port").and_then(|port| port.parse().ok());
+        Ok(AnnounceRequest {
+            info_hash: Sha1Hash(twenty_bytes(query, "info_hash")?),
+            peer_id: PeerId(twenty_bytes(query, "peer_id")?),
+            port: port.ok_or(QueryError { parameter: "port" })?,
+            uploaded: number("uploaded").unwrap_or(0),
+            downloaded: number("downloaded").unwrap_or(0),
+            left: number("left").unwrap_or(u64::MAX),
+            event: match text(query, "event").as_deref() {
+                Some("started") => AnnounceEvent::Started,
+                Some("stopped") => AnnounceEvent::Stopped,
+                Some("completed") => AnnounceEvent::Completed,
+                _ => AnnounceEvent::None,
+            },
+            numwant: text(query, "numwant").and_then(|number| number.parse().ok()),
+            key: text(query, "key").and_then(|key| u32::from_str_radix(&key, 16).ok()),
+            ip: text(query, "ip").and_then(|ip| ip.parse().ok()),
+            tracker_id: values(query, "trackerid")
+                .next()
+                .filter(|id| id.len() <= TRACKER_ID_LEN_MAX),
+        })
+    }
+
+    /// The query of an announce, to follow a `?` or, where the announce URL has a query already, an `&`.
+    #[must_use]
+    pub fn to_query(&self) -> String {
+        let mut query = format!(
+            "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&compact=1",
+            Escaped(&self.info_hash.0),
+            Escaped(&self.peer_id.0),
+            self.port,
+            self.uploaded,
+            self.downloaded,
+            self.left,
+        );
+        let mut add = |name: &str, value: &dyn fmt::Display| {
+            query.push_str(&format!("&{name}={value}"));
+        };
+        match self.event {
+            AnnounceEvent::None => {}
+            AnnounceEvent::Started => add("event", &"started"),
+            AnnounceEvent::Stopped => add("event", &"stopped"),
+            AnnounceEvent::Completed => add("event", &"completed"),
+        }
+        if let Some(numwant) = self.numwant {
+            add("numwant", &numwant);
+        }
+        if let Some(key) = self.key {
+            add("key", &format_args!("{key:08x}"));
+        }
+        if let Some(ip) = self.ip {
+            add("ip", &Escaped(ip.to_string().as_bytes()));
+        }
+        if let Some(id) = &self.tracker_id {
+            add("trackerid", &Escaped(id));
+        }
+        query
+    }
+}
+
+impl AnnounceResponse {
+    /// Reads the body of a tracker's answer to an announce.
+    ///
+    /// # Errors
+    /// If the tracker refuses, or the body is no such answer. A single peer that makes no sense is no
+    /// error: it is left out.
+    pub fn from_bencode(body: &[u8]) -> Result<AnnounceResponse, AnswerError> {
+        let value = answer(body)?;
+        let dict = value.as_dict().ok_or(AnswerError::BadKey("interval"))?;
+        refusal(dict)?;
+        let mut peers = Vec::new();
+        match dict.get(b"peers") {
+            Some(Value::Bytes(compact)) => tracker::take_peers_v4(compact, &mut peers),
+            Some(Value::List(list)) => list.iter().for_each(|peer| take_peer(peer, &mut peers)),
+            Some(_) => return Err(AnswerError::BadKey("peers")),
+            None => {}
+        }
+        tracker::take_peers_v6(dict.bytes(b"peers6").unwrap_or_default(), &mut peers);
+        let seconds = |key| number(dict, key).map(|seconds| Duration::from_secs(seconds.into()));
+        let tracker_id = dict.bytes(b"tracker id").filter(|id| id.len() <= TRACKER_ID_LEN_MAX);
+        Ok(AnnounceResponse {
+            interval: seconds(b"interval").ok_or(AnswerError::BadKey("interval"))?,
+            min_interval: seconds(b"min interval"),
+            seeders: number(dict, b"complete").unwrap_or(0),
+            leechers: number(dict, b"incomplete").unwrap_or(0),
+            tracker_id: tracker_id.map(<[u8]>::to_vec),
+            peers,
+        })
+    }
+
+    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in compact
+    /// form.
+    pub fn put_bencode(&self, out: &mut Vec<u8>) {
+        let given = self.peers.get(..TRACKER_PEERS_MAX).unwrap_or(&self.peers);
+        let (mut peers, mut peers6) = (Vec::new(), Vec::new());
+        tracker::put_peers_v4(&mut peers, given);
+        tracker::put_peers_v6(&mut peers6, given);
+        bencode::put_dict(out, |dict| {
+            dict.int(b"complete", self.seeders.into());
+            dict.int(b"incomplete", self.leechers.into());
+            dict.int(b"interval", seconds(self.interval));
+            if let Some(interval) = self.min_interval {
+                dict.int(b"min interval", seconds(interval));
+            }
+            dict.bytes(b"peers", &peers);
+            if !peers6.is_empty() {
+                dict.bytes(b"peers6", &peers6);
+            }
+            if let Some(id) = &self.tracker_id {
+                dict.bytes(b"tracker id", id);
+            }
+        });
+    }
+}
+
+impl ScrapeRequest {
+    /// Reads the query of a scrape: each `info_hash` in it, at most [`TRACKER_SCRAPE_MAX`]. None at all
+    /// asks for every swarm.
+    ///
+    /// # Errors
+    /// If one is bad.
+    pub fn from_query(query: &str) -> Result<ScrapeRequest, QueryError> {
+        let bad = QueryError { parameter: "info_hash" };
+        let hashes = values(query, "info_hash").take(TRACKER_SCRAPE_MAX);
+        let hashes = hashes.map(|hash| hash.try_into().map(Sha1Hash).map_err(|_| bad));
+        Ok(ScrapeRequest { info_hashes: hashes.collect::<Result<_, _>>()? })
+    }
+
+    /// The query of a scrape.
+    #[must_use]
+    pub fn to_query(&self) -> String {
+        let parameters: Vec<String> =
+            self.info_hashes.iter().map(|hash| format!("info_hash={}", Escaped(&hash.0))).collect();
+        parameters.join("&")
+    }
+}
+
+impl ScrapeResponse {
+    /// Reads the body of a tracker's answer to a scrape: the first [`TRACKER_SCRAPE_MAX`] swarms.
+    ///
+    /// # Errors
+    /// If the tracker refuses, or the body is no such answer.
+    pub fn from_bencode(body: &[u8]) -> Result<ScrapeResponse, AnswerError> {
+        let value = answer(body)?;
+        let dict = value.as_dict().ok_or(AnswerError::BadKey("files"))?;
+        refusal(dict)?;
+        let files = dict.dict(b"files").ok_or(AnswerError::BadKey("files"))?;
+        let swarms = files.iter().filter_map(|(hash, counts)| {
+            let counts = counts.as_dict()?;
+            let counts = ScrapeCounts {
+                seeders: number(counts, b"complete").unwrap_or(0),
+                completed: number(counts, b"downloaded").unwrap_or(0),
+                leechers: number(counts, b"incomplete").unwrap_or(0),
+            };
+            Some((Sha1Hash(hash.try_into().ok()?), counts))
+        });
+        Ok(ScrapeResponse { swarms: swarms.take(TRACKER_SCRAPE_MAX).collect() })
+    }
+
+    /// Appends the body of the answer to `out`.
+    pub fn put_bencode(&self, out: &mut Vec<u8>) {
+        bencode::put_dict(out, |dict| {
+            dict.dict(b"files", |files| {
+                for (hash, counts) in &self.swarms {
+                    files.dict(&hash.0, |dict| {
+                        dict.int(b"complete", counts.seeders.into());
+                        dict.int(b"downloaded", counts.completed.into());
+                        dict.int(b"incomplete", counts.leechers.into());
+                    });
+                }
+            });
+        });
+    }
+}
+
+/// Appends the body of a refusal to `out`: of an announce (BEP 3) or of a scrape (BEP 48).
+pub fn put_failure(out: &mut Vec<u8>, reason: &str) {
+    bencode::put_dict(out, |dict| dict.bytes(b"failure reason", reason.as_bytes()));
+}
+
+fn answer(body: &[u8]) -> Result<Value<'_>, AnswerError> {
+    if body.len() > TRACKER_ANSWER_LEN_MAX {
+        return Err(AnswerError::TooLong);
+    }
+    Ok(bencode::decode(body)?)
+}
+
+fn refusal(dict: &Dict<'_>) -> Result<(), AnswerError> {
+    match dict.bytes(b"failure reason") {
+        Some(reason) => Err(AnswerError::Refused(printable(reason, REASON_CHARS_MAX))),
+        None => Ok(()),
+    }
+}
+
+fn number(dict: &Dict<'_>, key: &[u8]) -> Option<u32> {
+    u32::try_from(dict.int(key)?).ok()
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Adds the peer that a dictionary names (BEP 3); its `ip` may be a host name, which is not looked up.
+fn take_peer(peer: &Value<'_>, peers: &mut Vec<std::net::SocketAddr>) {
+    let Some(dict) = peer.as_dict() else { return };
+    let ip = dict.bytes(b"ip").and_then(|ip| str::from_utf8(ip).ok()?.parse::<IpAddr>().ok());
+    let port = dict.int(b"port").and_then(|port| u16::try_from(port).ok());
+    if let (Some(ip), Some(port)) = (ip, port) {
+        tracker::add_peer(peers, ip, port);
+    }
+}
+
+/// The unescaped values of the parameters with this name.
+fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Vec<u8>> + 'a {
+    query
+        .split('&')
+        .filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix('='))
+        .map(|value| unescape(value.as_bytes()))
+}
+
+fn text(query: &str, name: &str) -> Option<String> {
+    String::from_utf8(values(query, name).next()?).ok()
+}
+
+fn twenty_bytes(query: &str, name: &'static str) -> Result<[u8; 20], QueryError> {
+    let bytes = values(query, name).next().and_then(|value| value.try_into().ok());
+    bytes.ok_or(QueryError { parameter: name })
+}
+
+/// Undoes percent-encoding (RFC 3986). A `%` without two digits stands for itself, and so does `+`: it is
+/// a space in HTML forms alone.
+fn unescape(mut text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    while let Some((&first, rest)) = text.split_first() {
+        let escaped = rest.split_first_chunk::<2>().filter(|_| first == b'%');
+        let decoded = escaped
+            .and_then(|(digits, rest)| Some((crate::base::hash::from_hex::<1>(digits)?, rest)));
+        if let Some(([byte], rest)) = decoded {
+            bytes.push(byte);
+            text = rest;
+        } else {
+            bytes.push(first);
+            text = rest;
+        }
+    }
+    bytes
+}
+
+/// Bytes with percent-encoding of all that RFC 3986 does not call unreserved.
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
+                write!(f, "{}", char::from(*byte))
+            }
+            _ => write!(f, "%{byte:02X}"),
+        })
+    }
+}

@@ -1,1 +1,352 @@
-//! Announce and scrape over UDP (BEP 15), both directions.
+//! Announce and scrape over UDP (BEP 15), both directions: one datagram, one value. Connection and
+//! transaction ids are only carried here; who checks them is the sender of the request.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use crate::base::hash::Sha1Hash;
+use crate::limits::TRACKER_SCRAPE_MAX;
+use crate::proto::peer::PeerId;
+use crate::proto::printable;
+use crate::proto::tracker::{
+    self, AnnounceEvent, AnnounceRequest, AnnounceResponse, PEER_V4_LEN, PEER_V6_LEN, ScrapeCounts,
+};
+
+/// The longest datagram that is made: what the smallest path of IPv6 carries in one packet. It holds 202
+/// IPv4 peers or 67 IPv6 peers.
+pub const DATAGRAM_LEN_MAX: usize = 1232;
+
+/// What stands in a connect request in the place of a connection id.
+const PROTOCOL_ID: u64 = 0x0417_2710_1980;
+/// The parts of an announce answer before the peers.
+const ANNOUNCE_HEAD_LEN: usize = 20;
+/// Of an error's message, what is kept.
+const MESSAGE_CHARS_MAX: usize = 200;
+
+/// The actions on the wire.
+mod action {
+    pub const CONNECT: u32 = 0;
+    pub const ANNOUNCE: u32 = 1;
+    pub const SCRAPE: u32 = 2;
+    pub const ERROR: u32 = 3;
+}
+
+/// Which addresses an answer carries: those of the family of the socket that the request came through,
+/// for an answer does not say it itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a client sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Asks for a connection id, which proves that the client gets what is sent to its address.
+    Connect {
+        /// Comes back in the answer.
+        transaction: u32,
+    },
+    /// Announces.
+    Announce {
+        /// As [`Response::Connect`] gave it.
+        connection: u64,
+        /// Comes back in the answer.
+        transaction: u32,
+        /// What it says.
+        announce: AnnounceRequest,
+    },
+    /// Scrapes.
+    Scrape {
+        /// As [`Response::Connect`] gave it.
+        connection: u64,
+        /// Comes back in the answer.
+        transaction: u32,
+        /// Which swarms, at most [`TRACKER_SCRAPE_MAX`].
+        info_hashes: Vec<Sha1Hash>,
+    },
+}
+
+/// What a tracker sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// To a connect request.
+    Connect {
+        /// As in the request.
+        transaction: u32,
+        /// To be sent with the requests of the next minute.
+        connection: u64,
+    },
+    /// To an announce.
+    Announce {
+        /// As in the request.
+        transaction: u32,
+        /// What it says.
+        announce: AnnounceResponse,
+    },
+    /// To a scrape.
+    Scrape {
+        /// As in the request.
+        transaction: u32,
+        /// Of the swarms in the order of the request.
+        counts: Vec<ScrapeCounts>,
+    },
+    /// The tracker refuses.
+    Error {
+        /// As in the request.
+        transaction: u32,
+        /// The reason; without control characters and of bounded length. It may be empty.
+        message: String,
+    },
+}
+
+/// A datagram that is no request or no answer. There is nothing to send back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramError {
+    /// Too short for its action.
+    Truncated,
+    /// An action that the protocol does not have.
+    UnknownAction,
+    /// A connect request without the protocol's id.
+    OtherProtocol,
+}
+
+impl fmt::Display for DatagramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DatagramError::Truncated => "the datagram is too short",
+            DatagramError::UnknownAction => "the datagram has an unknown action",
+            DatagramError::OtherProtocol => "the datagram is of another protocol",
+        })
+    }
+}
+
+impl std::error::Error for DatagramError {}
+
+impl Request {
+    /// Reads a datagram that a client sent. Options after an announce (BEP 41) are ignored.
+    ///
+    /// # Errors
+    /// If it is no request.
+    pub fn decode(datagram: &[u8]) -> Result<Request, DatagramError> {
+        let mut fields = Fields(datagram);
+        let connection = fields.u64()?;
+        let action = fields.u32()?;
+        let transaction = fields.u32()?;
+        match action {
+            action::CONNECT if connection == PROTOCOL_ID => Ok(Request::Connect { transaction }),
+            action::CONNECT => Err(DatagramError::OtherProtocol),
+            action::ANNOUNCE => {
+                let announce = take_announce(&mut fields)?;
+                Ok(Request::Announce { connection, transaction, announce })
+            }
+            action::SCRAPE => {
+                let (hashes, _) = fields.0.as_chunks::<20>();
+                let info_hashes = hashes.iter().copied().map(Sha1Hash).take(TRACKER_SCRAPE_MAX);
+                let info_hashes = info_hashes.collect();
+                Ok(Request::Scrape { connection, transaction, info_hashes })
+            }
+            _ => Err(DatagramError::UnknownAction),
+        }
+    }
+
+    /// Appends the datagram to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Request::Connect { transaction } => {
+                put_head(out, PROTOCOL_ID, action::CONNECT, *transaction);
+            }
+            Request::Announce { connection, transaction, announce } => {
+                put_head(out, *connection, action::ANNOUNCE, *transaction);
+                put_announce(out, announce);
+            }
+            Request::Scrape { connection, transaction, info_hashes } => {
+                put_head(out, *connection, action::SCRAPE, *transaction);
+                for hash in info_hashes.iter().take(TRACKER_SCRAPE_MAX) {
+                    out.extend_from_slice(&hash.0);
+                }
+            }
+        }
+    }
+}
+
+impl Response {
+    /// Reads a datagram that a tracker sent to a socket of `family`.
+    ///
+    /// An announce answer of 8 bytes is how opentracker refuses a swarm that it does not serve: it is
+    /// read as an error without a message.
+    ///
+    /// # Errors
+    /// If it is no answer.
+    pub fn decode(datagram: &[u8], family: Family) -> Result<Response, DatagramError> {
+        let mut fields = Fields(datagram);
+        let action = fields.u32()?;
+        let transaction = fields.u32()?;
+        match action {
+            action::CONNECT => Ok(Response::Connect { transaction, connection: fields.u64()? }),
+            action::ANNOUNCE if fields.0.is_empty() => {
+                Ok(Response::Error { transaction, message: String::new() })
+            }
+            action::ANNOUNCE => {
+                let interval = Duration::from_secs(fields.u32()?.into());
+                let (leechers, seeders) = (fields.u32()?, fields.u32()?);
+                let mut peers = Vec::new();
+                match family {
+                    Family::V4 => tracker::take_peers_v4(fields.0, &mut peers),
+                    Family::V6 => tracker::take_peers_v6(fields.0, &mut peers),
+                }
+                let announce = AnnounceResponse {
+                    interval,
+                    seeders,
+                    leechers,
+                    peers,
+                    ..AnnounceResponse::default()
+                };
+                Ok(Response::Announce { transaction, announce })
+            }
+            action::SCRAPE => {
+                let mut counts = Vec::new();
+                while fields.0.len() >= 12 && counts.len() < TRACKER_SCRAPE_MAX {
+                    let (seeders, completed) = (fields.u32()?, fields.u32()?);
+                    counts.push(ScrapeCounts { seeders, completed, leechers: fields.u32()? });
+                }
+                Ok(Response::Scrape { transaction, counts })
+            }
+            action::ERROR => {
+                let message = printable(fields.0, MESSAGE_CHARS_MAX);
+                Ok(Response::Error { transaction, message })
+            }
+            _ => Err(DatagramError::UnknownAction),
+        }
+    }
+
+    /// Appends the datagram to `out`, for a socket of `family`: peers of the other family are left out,
+    /// and so are those for which [`DATAGRAM_LEN_MAX`] has no room.
+    pub fn encode(&self, family: Family, out: &mut Vec<u8>) {
+        let mut put = |numbers: &[u32]| {
+            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        };
+        match self {
+            Response::Connect { transaction, connection } => {
+                put(&[action::CONNECT, *transaction]);
+                out.extend_from_slice(&connection.to_be_bytes());
+            }
+            Response::Announce { transaction, announce } => {
+                let interval = u32::try_from(announce.interval.as_secs()).unwrap_or(u32::MAX);
+                put(&[
+                    action::ANNOUNCE,
+                    *transaction,
+                    interval,
+                    announce.leechers,
+                    announce.seeders,
+                ]);
+                let mut peers = Vec::new();
+                let peer_len = match family {
+                    Family::V4 => {
+                        tracker::put_peers_v4(&mut peers, &announce.peers);
+                        PEER_V4_LEN
+                    }
+                    Family::V6 => {
+                        tracker::put_peers_v6(&mut peers, &announce.peers);
+                        PEER_V6_LEN
+                    }
+                };
+                let room = DATAGRAM_LEN_MAX.saturating_sub(ANNOUNCE_HEAD_LEN);
+                out.extend(peers.chunks_exact(peer_len).take(room / peer_len).flatten());
+            }
+            Response::Scrape { transaction, counts } => {
+                put(&[action::SCRAPE, *transaction]);
+                for counts in counts.iter().take(TRACKER_SCRAPE_MAX) {
+                    put(&[counts.seeders, counts.completed, counts.leechers]);
+                }
+            }
+            Response::Error { transaction, message } => {
+                put(&[action::ERROR, *transaction]);
+                let room = DATAGRAM_LEN_MAX.saturating_sub(8);
+                out.extend(message.bytes().take(room));
+            }
+        }
+    }
+}
+
+/// Reads an announce after the ids.
+fn take_announce(fields: &mut Fields<'_>) -> Result<AnnounceRequest, DatagramError> {
+    let info_hash = Sha1Hash(fields.take()?);
+    let peer_id = PeerId(fields.take()?);
+    let (downloaded, left, uploaded) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let event = match fields.u32()? {
+        1 => AnnounceEvent::Completed,
+        2 => AnnounceEvent::Started,
+        3 => AnnounceEvent::Stopped,
+        _ => AnnounceEvent::None,
+    };
+    let ip = Ipv4Addr::from(fields.u32()?);
+    let key = fields.u32()?;
+    // -1 leaves the number to the tracker.
+    let numwant = u32::try_from(i32::from_be_bytes(fields.take()?)).ok();
+    Ok(AnnounceRequest {
+        info_hash,
+        peer_id,
+        port: u16::from_be_bytes(fields.take()?),
+        uploaded,
+        downloaded,
+        left,
+        event,
+        numwant,
+        key: Some(key),
+        ip: (!ip.is_unspecified()).then_some(IpAddr::V4(ip)),
+        tracker_id: None,
+    })
+}
+
+fn put_announce(out: &mut Vec<u8>, announce: &AnnounceRequest) {
+    out.extend_from_slice(&announce.info_hash.0);
+    out.extend_from_slice(&announce.peer_id.0);
+    for number in [announce.downloaded, announce.left, announce.uploaded] {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    let event = match announce.event {
+        AnnounceEvent::None => 0u32,
+        AnnounceEvent::Completed => 1,
+        AnnounceEvent::Started => 2,
+        AnnounceEvent::Stopped => 3,
+    };
+    let ip = match announce.ip {
+        Some(IpAddr::V4(ip)) => ip,
+        _ => Ipv4Addr::UNSPECIFIED,
+    };
+    let numwant = announce.numwant.map_or(-1, |wanted| i32::try_from(wanted).unwrap_or(i32::MAX));
+    out.extend_from_slice(&event.to_be_bytes());
+    out.extend_from_slice(&ip.octets());
+    out.extend_from_slice(&announce.key.unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(&numwant.to_be_bytes());
+    out.extend_from_slice(&announce.port.to_be_bytes());
+}
+
+fn put_head(out: &mut Vec<u8>, connection: u64, action: u32, transaction: u32) {
+    out.extend_from_slice(&connection.to_be_bytes());
+    out.extend_from_slice(&action.to_be_bytes());
+    out.extend_from_slice(&transaction.to_be_bytes());
+}
+
+/// The fields of a datagram, taken from the front.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DatagramError> {
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or(DatagramError::Truncated)?;
+        self.0 = rest;
+        Ok(*field)
+    }
+
+    fn u32(&mut self) -> Result<u32, DatagramError> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DatagramError> {
+        self.take().map(u64::from_be_bytes)
+    }
+}
