@@ -1,0 +1,123 @@
+//! Header fields, with their original case and order.
+
+/// Header fields in the order in which they came. Looking up ignores the case of names.
+///
+/// **Invariant:** every name is a token and no value holds CR, LF or NUL, so that writing them out
+/// can never make a second field or a second message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, Vec<u8>)>);
+
+/// Fields that belong to one connection, beside those that `Connection` names (RFC 9110 section 7.6.1).
+/// `Proxy-*` is added by prefix.
+const HOP_BY_HOP: [&str; 7] =
+    ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+
+impl Headers {
+    /// No fields.
+    #[must_use]
+    pub const fn new() -> Headers {
+        Headers(Vec::new())
+    }
+
+    /// Adds a field at the end. CR, LF and NUL in the value become spaces (RFC 9110 section 5.5); a
+    /// field whose name is no token is left out.
+    pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        if name.is_empty() || !name.bytes().all(is_token_byte) {
+            return;
+        }
+        let clean = |&byte: &u8| if matches!(byte, b'\r' | b'\n' | 0) { b' ' } else { byte };
+        self.0.push((name.to_owned(), value.as_ref().iter().map(clean).collect()));
+    }
+
+    /// Replaces all fields of this name by one.
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        self.remove(name);
+        self.append(name, value);
+    }
+
+    /// Removes all fields of this name.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+    }
+
+    /// The value of the first field of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        let mut same = self.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        same.next().map(|(_, value)| value)
+    }
+
+    /// The value of the first field of this name, if it is UTF-8.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The values of all fields of this name, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let same = move |other: &str| other.eq_ignore_ascii_case(name);
+        self.iter().filter(move |(other, _)| same(other)).map(|(_, value)| value)
+    }
+
+    /// All fields in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a comma-separated field of this name holds `token`, case ignored.
+    #[must_use]
+    pub fn contains_token(&self, name: &str, token: &str) -> bool {
+        self.tokens(name).any(|other| other.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// The elements of all comma-separated fields of this name.
+    fn tokens<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name)
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+    }
+
+    /// Removes what must not be passed on: the fields of RFC 9110 section 7.6.1, those that
+    /// `Connection` names, `Proxy-*` and the offer of HTTP/2.
+    pub fn strip_hop_by_hop(&mut self) {
+        let named: Vec<Vec<u8>> = self.tokens("connection").map(<[u8]>::to_vec).collect();
+        self.0.retain(|(name, _)| {
+            let is = |other: &[u8]| name.as_bytes().eq_ignore_ascii_case(other);
+            let proxy = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
+            !proxy
+                && !HOP_BY_HOP.iter().any(|other| is(other.as_bytes()))
+                && !named.iter().any(|n| is(n))
+        });
+    }
+
+    /// Writes all fields, each with its line end.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        for (name, value) in self.iter() {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a [u8])> for Headers {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a [u8])>>(fields: T) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        headers
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
