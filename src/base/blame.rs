@@ -1,4 +1,5 @@
-//! Whose fault an error is. Blame decides the act: who is answered what, who is banned, what is retried.
+//! Whose fault an error is. Blame decides the act: who is answered what, who is banned, what is
+//! retried.
 
 /// Who caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

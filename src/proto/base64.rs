@@ -1,6 +1,8 @@
-//! Standard base64 with padding (RFC 4648, section 4), as etcd's JSON gateway writes keys and values.
+//! Standard base64 with padding (RFC 4648, section 4), as etcd's JSON gateway writes keys and
+//! values.
 //!
-//! **Invariant:** [`decode`] takes only what [`encode`] writes: padded, no line breaks, unused bits zero.
+//! **Invariant:** [`decode`] takes only what [`encode`] writes: padded, no line breaks, unused bits
+//! zero.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const PAD: u8 = b'=';
