@@ -1,0 +1,102 @@
+//! What tests of whole processes share: processes that end with the test, a registry, images made
+//! on the spot, a proxy that fails on purpose, and this program itself.
+//!
+//! Everything runs on loopback, on ports that were free, in folders that are removed. A missing
+//! tool fails the test and says how to install it: nothing is skipped.
+
+// Each test binary uses a part.
+#![allow(dead_code)]
+
+pub mod faults;
+pub mod image;
+pub mod process;
+pub mod registry;
+pub mod skopeo;
+pub mod torrent_cache;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything local may take on a busy machine before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder that is removed on drop.
+pub fn temp_dir() -> TempDir {
+    tempfile::Builder::new().prefix("torrent-cache-").tempdir().expect("a folder can be made")
+}
+
+/// A port that is free for TCP and UDP on 127.0.0.1 and that no other test of this process was
+/// given. For programs that cannot be told to take any port; another process may still take it
+/// first.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    for _ in 0..100 {
+        let tcp = TcpListener::bind(loopback(0)).expect("loopback has a free port");
+        let port = tcp.local_addr().expect("it is bound").port();
+        let both = UdpSocket::bind(loopback(port)).is_ok();
+        if both && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
+    panic!("no port is free for TCP and UDP");
+}
+
+/// 127.0.0.1 at `port`.
+pub fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Waits until `condition` gives a value. For the state of foreign processes, which tell nobody.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// `GET url` with `headers`, whatever the status; an error if the answer does not come whole.
+pub fn get(url: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_global(Some(PATIENCE))
+        .proxy(None)
+        .build();
+    let mut request = ureq::Agent::new_with_config(config).get(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = request.call().map_err(|error| error.to_string())?;
+    let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec();
+    Ok(Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body: body.map_err(|error| error.to_string())?,
+    })
+}

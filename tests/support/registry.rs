@@ -1,0 +1,105 @@
+//! A registry of the `docker-registry` package, and what its access log says.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::{Answer, get, temp_dir};
+
+/// One request, as the server logged it after its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub method: String,
+    pub path: String,
+    pub status: u16,
+    /// Bytes of the body that were sent.
+    pub bytes: u64,
+}
+
+/// A running registry with a storage of its own.
+#[derive(Debug)]
+pub struct Registry {
+    addr: SocketAddr,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Registry {
+    pub fn start() -> Registry {
+        let dir = temp_dir();
+        let config = dir.path().join("config.yml");
+        let storage = dir.path().join("storage");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
+             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n",
+            storage.display()
+        );
+        std::fs::write(&config, text).expect("the configuration can be written");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+        let mut process = Process::spawn("docker-registry", command, "docker-registry");
+        let addr = process.wait_until("it listens", |output| {
+            let (_, rest) = output.split_once("listening on ")?;
+            let (addr, _) = rest.split_once('"')?;
+            addr.parse().ok()
+        });
+        Registry { addr, process, dir }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its address as `http://host:port`, as `REGISTRY_LOCATION` takes it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        get(&format!("{}{path}", self.url()), &[]).expect("the registry answers")
+    }
+
+    /// Every request that has ended so far. A request is logged a moment after its client has the
+    /// answer: wait for it with [`super::wait_for`].
+    pub fn accesses(&self) -> Vec<Access> {
+        self.process.output().lines().filter_map(access).collect()
+    }
+
+    /// The requests with `method` for the blob with this digest.
+    pub fn blob_accesses(&self, method: &str, digest: &str) -> Vec<Access> {
+        let blob = format!("/blobs/{digest}");
+        let mut accesses = self.accesses();
+        accesses.retain(|access| access.method == method && access.path.ends_with(&blob));
+        accesses
+    }
+
+    /// How many bytes of this blob have left the registry.
+    pub fn blob_bytes(&self, digest: &str) -> u64 {
+        self.blob_accesses("GET", digest).iter().map(|access| access.bytes).sum()
+    }
+}
+
+/// A line of Apache's combined log:
+/// `127.0.0.1 - - [23/Nov/2026:09:00:00 +0000] "GET /v2/ HTTP/1.1" 200 2 "" "agent"`.
+fn access(line: &str) -> Option<Access> {
+    let mut quoted = line.split('"');
+    let host = quoted.next()?;
+    let mut request = quoted.next()?.split(' ');
+    let mut result = quoted.next()?.split_ascii_whitespace();
+    if !host.trim_end().ends_with(']') {
+        return None;
+    }
+    let path = |target: &str| target.split('?').next().unwrap_or_default().to_owned();
+    Some(Access {
+        method: request.next()?.to_owned(),
+        path: path(request.next()?),
+        status: result.next()?.parse().ok()?,
+        bytes: result.next()?.parse().ok()?,
+    })
+}

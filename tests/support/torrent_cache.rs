@@ -1,0 +1,171 @@
+//! This program's own two commands, each with ports and storage of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::{Command, ExitStatus};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::{Answer, free_port, get, loopback, temp_dir};
+
+/// A `torrent-cache` process with its options; it can be stopped and started again on the same
+/// storage.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    command: &'static str,
+    options: BTreeMap<String, String>,
+    process: Option<Process>,
+    dir: TempDir,
+}
+
+/// The binary under test: the one that cargo built, or the one that `BINARY` names.
+fn binary() -> OsString {
+    std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_torrent-cache").into())
+}
+
+impl Program {
+    /// Starts a client with `options` over these: 127.0.0.1, free ports, a storage of its own, and
+    /// a tracker, an etcd and an upstream that do not exist.
+    pub fn client(name: &str, options: &[(&str, &str)]) -> Program {
+        let dir = temp_dir();
+        let path = |file: &str| dir.path().join(file).display().to_string();
+        let peers = free_port().to_string();
+        let defaults = [
+            ("PORT", free_port().to_string()),
+            ("INTERFACE", "127.0.0.1".to_owned()),
+            ("ADMIN", loopback(free_port()).to_string()),
+            ("STORAGE", path("storage")),
+            ("CERTFILE", path("cert.pem")),
+            ("PRIVATEKEY", path("key.pem")),
+            ("TORRENT_FIRST_PORT", peers.clone()),
+            ("TORRENT_LAST_PORT", peers),
+            ("TRACKER", "http://127.0.0.1:1/announce".to_owned()),
+            ("ETCD_HOST", "127.0.0.1".to_owned()),
+            ("ETCD_PORT", "1".to_owned()),
+            ("REGISTRY_LOCATION", "http://127.0.0.1:1".to_owned()),
+        ];
+        Program::start(name, "client", dir, &defaults, options)
+    }
+
+    /// Starts a tracker with `options` over these: 127.0.0.1, free ports, a storage of its own. Its
+    /// etcd is the one that the system has.
+    pub fn tracker(name: &str, options: &[(&str, &str)]) -> Program {
+        let dir = temp_dir();
+        let defaults = [
+            ("TRACKER_PORT", free_port().to_string()),
+            ("INTERFACE", "127.0.0.1".to_owned()),
+            ("ADMIN", loopback(free_port()).to_string()),
+            ("ETCD_PORT", free_port().to_string()),
+            ("STORAGE", dir.path().join("storage").display().to_string()),
+        ];
+        Program::start(name, "tracker", dir, &defaults, options)
+    }
+
+    fn start(
+        name: &str,
+        command: &'static str,
+        dir: TempDir,
+        defaults: &[(&str, String)],
+        options: &[(&str, &str)],
+    ) -> Program {
+        let defaults = defaults.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let mut all: BTreeMap<_, _> = defaults.collect();
+        all.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let mut program =
+            Program { name: name.to_owned(), command, options: all, process: None, dir };
+        program.start_again();
+        program
+    }
+
+    /// Starts it, again or for the first time, and waits until it is healthy.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let mut command = Command::new(binary());
+        // Nothing of the environment that the tests run in is an option by accident.
+        command.arg(self.command).env_clear().envs(&self.options);
+        for variable in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
+            command.envs(std::env::var_os(variable).map(|value| (variable, value)));
+        }
+        let mut process = Process::spawn(&self.name, command, "etcd-server");
+        let health = self.admin_url("/health");
+        process.wait_until("it is healthy", |_| {
+            get(&health, &[]).ok().filter(|answer| answer.status == 200)
+        });
+        self.process = Some(process);
+    }
+
+    /// Stops it (SIGTERM); its storage stays.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process.take().expect("it runs").terminate()
+    }
+
+    /// Kills it (SIGKILL); its storage stays as it was at that moment.
+    pub fn crash(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("it runs")
+    }
+
+    /// The value of an option, given or default of the rig.
+    pub fn option(&self, name: &str) -> &str {
+        self.options.get(name).unwrap_or_else(|| panic!("the rig has no default for {name}"))
+    }
+
+    /// Changes an option for the next start.
+    pub fn set_option(&mut self, name: &str, value: &str) {
+        self.options.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Where clients of the proxy and mirror connect.
+    pub fn addr(&self) -> SocketAddr {
+        loopback(self.option("PORT").parse().expect("ports are numbers"))
+    }
+
+    /// Where its peers connect.
+    pub fn peer_addr(&self) -> SocketAddr {
+        loopback(self.option("TORRENT_FIRST_PORT").parse().expect("ports are numbers"))
+    }
+
+    /// The announce URL of a tracker over HTTP, as `TRACKER` takes it.
+    pub fn announce_url(&self) -> String {
+        format!("http://127.0.0.1:{}/announce", self.option("TRACKER_PORT"))
+    }
+
+    /// The announce URL of a tracker over UDP, as `TRACKER` takes it.
+    pub fn announce_url_udp(&self) -> String {
+        format!("udp://127.0.0.1:{}", self.option("TRACKER_PORT"))
+    }
+
+    fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.option("ADMIN"))
+    }
+
+    /// `GET path` from the admin port.
+    pub fn admin(&self, path: &str) -> Answer {
+        get(&self.admin_url(path), &[]).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// One series of `/metrics`, such as `torrent_cache_blob_bytes_total{source="peer"}`.
+    pub fn metric(&self, series: &str) -> i64 {
+        let text = self.admin("/metrics").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{}: no {series} in\n{text}", self.name));
+        value.parse().expect("metrics are whole numbers")
+    }
+
+    /// `/status.json`.
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&self.admin("/status.json").body).expect("status is JSON")
+    }
+
+    /// Everything it has logged since it was last started.
+    pub fn log(&self) -> String {
+        self.process.as_ref().expect("it runs").output()
+    }
+}
