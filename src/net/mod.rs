@@ -1,3 +1,7 @@
 //! Floor 2: sockets without meaning: listeners, TLS, the HTTP server, UDP, the HTTP client's agent.
 
+pub mod agent;
 pub mod resolve;
+pub mod tcp;
+pub mod tls;
+pub mod udp;

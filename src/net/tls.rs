@@ -1,0 +1,186 @@
+//! TLS: the server's certificate, made on first start if there is none, and whom our clients trust.
+//! The provider is `ring`, named everywhere so that no process-wide default is needed.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why there is no TLS. One line that names the file.
+#[derive(Debug)]
+pub enum TlsError {
+    /// One file of the pair is there, the other is not.
+    Half {
+        /// The one that is there.
+        present: PathBuf,
+        /// The one that is not.
+        absent: PathBuf,
+    },
+    /// A file cannot be read, or is not what it should be.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The certificate and the key do not belong together.
+    Pair {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A pair could not be made.
+    Make(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::Half { present, absent } => {
+                write!(f, "{} exists but {} does not", present.display(), absent.display())
+            }
+            TlsError::File { path, why } => write!(f, "{}: {why}", path.display()),
+            TlsError::Pair { cert, why } => {
+                write!(f, "{} does not go with its key: {why}", cert.display())
+            }
+            TlsError::Make(why) => write!(f, "no certificate could be made: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// The provider of all cryptography in TLS.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The server's side, from two PEM files: a chain with our certificate first, and its key. If neither
+/// exists, a self-signed pair for `names` (host names and addresses), `localhost` and the loopback
+/// addresses is made and kept there.
+///
+/// # Errors
+/// If only one of the two exists, one is broken, or they do not belong together.
+pub fn server_config(
+    cert: &Path,
+    key: &Path,
+    names: &[String],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    match (cert.exists(), key.exists()) {
+        (false, false) => make_pair(cert, key, names)?,
+        (true, false) => return Err(half(cert, key)),
+        (false, true) => return Err(half(key, cert)),
+        (true, true) => {}
+    }
+    let chain = read_certificates(cert)?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, &error))?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Make(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(|error| TlsError::Pair { cert: cert.into(), why: error.to_string() })?;
+    Ok(Arc::new(config))
+}
+
+fn half(present: &Path, absent: &Path) -> TlsError {
+    TlsError::Half { present: present.into(), absent: absent.into() }
+}
+
+fn file(path: &Path, why: &dyn fmt::Display) -> TlsError {
+    TlsError::File { path: path.into(), why: why.to_string() }
+}
+
+/// All certificates of a PEM file: at least one.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| file(path, &error))?.collect();
+    let certificates = certificates.map_err(|error| file(path, &error))?;
+    if certificates.is_empty() {
+        return Err(file(path, &"no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+fn make_pair(cert: &Path, key: &Path, names: &[String]) -> Result<(), TlsError> {
+    let make = |error: rcgen::Error| TlsError::Make(error.to_string());
+    let mut all: Vec<String> =
+        ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
+    all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
+    all.sort_unstable();
+    all.dedup();
+    let mut params = CertificateParams::default();
+    // Addresses must stand as addresses: clients do not look for them among the names.
+    for name in all {
+        params.subject_alt_names.push(match name.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(name.try_into().map_err(make)?),
+        });
+    }
+    params.distinguished_name.push(DnType::CommonName, "torrent-cache");
+    let pair = KeyPair::generate().map_err(make)?;
+    let signed = params.self_signed(&pair).map_err(make)?;
+    // The key first: a crash in between leaves the half that is named in the error.
+    write_new(key, pair.serialize_pem().as_bytes(), 0o600)?;
+    write_new(cert, signed.pem().as_bytes(), 0o644)
+}
+
+/// Writes a file as a whole or not at all.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
+    let written = || -> io::Result<()> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let temporary = path.with_extension("new");
+        // A leftover of a crash may have another mode.
+        let _ = fs::remove_file(&temporary);
+        let mut out =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        out.write_all(bytes)?;
+        out.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    written().map_err(|error| file(path, &error))
+}
+
+/// Whom our clients trust.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// These certificates.
+    Certificates(Vec<CertificateDer<'static>>),
+    /// Mozilla's, which are built in.
+    BuiltIn,
+}
+
+/// The roots of the system, those of Mozilla if it has none, and the certificates of `extra`, a PEM
+/// file. On a system without roots an `extra` file stands alone: it must then hold all that is needed.
+///
+/// # Errors
+/// If `extra` cannot be read or holds no certificate.
+pub fn client_roots(extra: Option<&Path>) -> Result<Roots, TlsError> {
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        log::warn!("some certificates of the system cannot be read: {error}");
+    }
+    let mut certificates = native.certs;
+    if certificates.is_empty() && extra.is_some() {
+        log::warn!("the system has no root certificates: only the given ones are trusted");
+    }
+    if let Some(path) = extra {
+        certificates.extend(read_certificates(path)?);
+    }
+    if certificates.is_empty() {
+        return Ok(Roots::BuiltIn);
+    }
+    Ok(Roots::Certificates(certificates))
+}
