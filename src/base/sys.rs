@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
@@ -86,6 +86,21 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
             done => return done,
         }
     }
+}
+
+/// Writes from `bufs` at `offset` without moving the file's cursor and says how many bytes it took
+/// (`pwritev(2)`); of more buffers than the kernel takes at once, the first.
+///
+/// # Errors
+/// The file system's.
+pub fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    /// `UIO_MAXIOV` of the kernel.
+    const BUFS_MAX: i32 = 1024;
+    let count = i32::try_from(bufs.len()).map_or(BUFS_MAX, |count| count.min(BUFS_MAX));
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    // SAFETY: an `IoSlice` has the layout of an `iovec`; `bufs` holds at least `count` live ones.
+    let written = unsafe { libc::pwritev(file.as_raw_fd(), bufs.as_ptr().cast(), count, offset) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
 /// Asks the kernel to signal `SIGTERM` to the calling process when its parent ends. For children

@@ -1,1 +1,367 @@
-//! Floor 3: owns every byte on disk; nobody else sees a path.
+//! Floor 3: the blobs on disk. Nobody else sees a path.
+//!
+//! A blob comes in as a [`Partial`], which fills in any order while readers follow its [`Feed`].
+//! [`Store::seal`] makes it a whole [`Blob`] that survives a restart. Whole blobs are evicted, the
+//! least recently used first, when the store would outgrow its [`Max`] or the disk is full; one that
+//! is open or on its way is not.
+//!
+//! **Invariant:** what [`Store::blob`] gives is whole and what was sealed, with its metainfo.
+//!
+//! Not here: whether bytes are right. Whoever seals has checked the digest.
+
+pub mod backend;
+pub mod feed;
+
+mod blob;
+mod error;
+mod index;
+mod layout;
+mod partial;
+mod quota;
+mod recover;
+mod seal;
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::SystemTime;
+
+use crate::base::figures;
+use crate::base::hash::Sha1Hash;
+use crate::base::ranked::{Rank, Ranked};
+use crate::base::sys;
+use crate::log_limited;
+use crate::proto::blob::BlobName;
+use crate::proto::metainfo::Metainfo;
+
+use self::backend::{Backend, Disk};
+use self::index::{Found, Index};
+use self::layout::Layout;
+
+pub use self::blob::Blob;
+pub use self::error::StoreError;
+pub use self::feed::{Feed, FeedState, ReaderTicket, Wait};
+pub use self::partial::Partial;
+pub use self::quota::{Max, MaxError};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The directory of everything; made if it is not there.
+    pub root: PathBuf,
+    /// How much the store may hold.
+    pub max: Max,
+}
+
+/// What is known of a whole blob without opening it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedEntry {
+    /// Its name.
+    pub name: BlobName,
+    /// The info-hash of its metainfo.
+    pub info_hash: Sha1Hash,
+    /// Its length in bytes, at least 1.
+    pub len: u64,
+}
+
+/// How full a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Whole blobs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that are set aside for blobs on their way.
+    pub partial_bytes: u64,
+}
+
+type OnEvict = Box<dyn Fn(SeedEntry) + Send + Sync>;
+
+/// The blobs on disk. Shared by all who read and fetch.
+pub struct Store {
+    layout: Layout,
+    backend: Box<dyn Backend>,
+    max: Max,
+    index: Ranked<Index>,
+    on_evict: OnceLock<OnEvict>,
+    /// Locked for as long as the store is open.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in a directory of this host.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], or what the file system says.
+    pub fn open(config: StoreConfig) -> Result<Arc<Store>, StoreError> {
+        Store::open_on(Box::new(Disk), config)
+    }
+
+    /// Opens a store that changes its directory through `backend`.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        backend: Box<dyn Backend>,
+        config: StoreConfig,
+    ) -> Result<Arc<Store>, StoreError> {
+        let layout = Layout::new(&config.root);
+        layout.make().map_err(|(path, error)| StoreError::io("make", &path, error))?;
+        let lock = lock(&layout)?;
+        let mut index = Index::default();
+        for seed in recover::recover(backend.as_ref(), &layout)? {
+            index.insert(seed, Weak::new());
+        }
+        let store = Store {
+            layout,
+            backend,
+            max: config.max,
+            index: Ranked::new(Rank::Index, index),
+            on_evict: OnceLock::new(),
+            _lock: lock,
+        };
+        store.shrink()?;
+        Ok(Arc::new(store))
+    }
+
+    /// Names who is told of every blob that leaves the store, evicted or removed, before its files go.
+    /// The store owns `listener`: it must not own the store.
+    ///
+    /// # Panics
+    /// At the second call.
+    pub fn on_evict(&self, listener: impl Fn(SeedEntry) + Send + Sync + 'static) {
+        assert!(self.on_evict.set(Box::new(listener)).is_ok(), "one is told, once for all");
+    }
+
+    /// The whole blob of this name, open; now it is the one used last.
+    #[must_use]
+    pub fn blob(&self, name: &BlobName) -> Option<Arc<Blob>> {
+        let found = self.index.lock().find(name)?;
+        let (seed, born) = match found {
+            Found::Open(blob) => return Some(blob),
+            Found::Closed { seed, born } => (seed, born),
+        };
+        match Blob::open(&self.layout, seed) {
+            Ok(blob) => {
+                // For the order after a restart; a file system that refuses costs only that.
+                let _ = blob.file().set_modified(SystemTime::now());
+                let blob = Arc::new(blob);
+                self.index.lock().opened(&blob, born)
+            }
+            Err(error) => {
+                log_limited!(warn, "{error}");
+                if error.is_loss() {
+                    self.remove(name).unwrap_or_else(|error| log_limited!(warn, "{error}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// The whole blob whose metainfo has this info-hash, as [`Store::blob`].
+    #[must_use]
+    pub fn by_info_hash(&self, info_hash: &Sha1Hash) -> Option<Arc<Blob>> {
+        let name = self.index.lock().name_of(info_hash)?;
+        self.blob(&name).filter(|blob| blob.info_hash() == *info_hash)
+    }
+
+    /// Whether the whole blob is there.
+    #[must_use]
+    pub fn contains(&self, name: &BlobName) -> bool {
+        self.index.lock().contains(name)
+    }
+
+    /// All whole blobs, in no order.
+    #[must_use]
+    pub fn seeds(&self) -> Vec<SeedEntry> {
+        self.index.lock().seeds()
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let index = self.index.lock();
+        Usage { blobs: index.count(), bytes: index.bytes(), partial_bytes: index.admitted() }
+    }
+
+    /// Begins a blob and sets room aside for it, evicting others if need be. With an unknown length
+    /// ([`Partial::set_len`] comes later) room is asked for while it grows.
+    ///
+    /// # Errors
+    /// [`StoreError::Present`], [`StoreError::Busy`], [`StoreError::Full`], or what the file system
+    /// says.
+    pub fn begin(
+        self: &Arc<Store>,
+        name: &BlobName,
+        len: Option<u64>,
+    ) -> Result<Arc<Partial>, StoreError> {
+        len.map_or(Ok(()), partial::check_len)?;
+        self.index.lock().claim(name)?;
+        let path = self.layout.partial(name);
+        let made = self
+            .admit(name, len.unwrap_or(0))
+            .and_then(|()| seal::create_anew(self.backend(), &path))
+            .inspect_err(|_| self.index.lock().release(name));
+        // From here on dropping the partial cleans up.
+        let partial = Arc::new(Partial::new(Arc::clone(self), *name, path.clone(), made?, len));
+        if let Some(len) = len {
+            self.reserve(partial.file(), &path, len)?;
+        }
+        Ok(partial)
+    }
+
+    /// Makes a complete partial, whose digest the caller found right, a whole blob. When this returns
+    /// it survives a loss of power.
+    ///
+    /// # Errors
+    /// What the disk says: then the partial has failed, and the blob is not stored.
+    /// [`StoreError::Misuse`] if the partial is not complete or the metainfo is not of its length:
+    /// then nothing has happened.
+    pub fn seal(&self, partial: &Partial, metainfo: &Metainfo) -> Result<Arc<Blob>, StoreError> {
+        let len = metainfo.geometry().blob_len();
+        if partial.len() != Some(len) {
+            return Err(StoreError::Misuse("the metainfo is of another length"));
+        }
+        partial.start_seal()?;
+        let seed = SeedEntry { name: partial.name(), info_hash: metainfo.info_hash(), len };
+        let sealed = seal::commit(self.backend(), &self.layout, &seed, partial.file(), metainfo);
+        if let Err(error) = sealed {
+            self.erase(&seed);
+            partial.end_seal(false);
+            return Err(error);
+        }
+        let blob = Arc::new(Blob::of_file(&self.layout, seed, Arc::clone(partial.file())));
+        self.index.lock().insert(seed, Arc::downgrade(&blob));
+        partial.end_seal(true);
+        Ok(blob)
+    }
+
+    /// Gives a partial up. Who has its file open can go on reading. Without effect on a sealed one.
+    pub fn discard(&self, partial: &Partial) {
+        if !partial.close() {
+            return;
+        }
+        let name = partial.name();
+        for path in [self.layout.partial(&name), self.layout.partial_torrent(&name)] {
+            self.remove_file(&path);
+        }
+        self.index.lock().release(&name);
+    }
+
+    /// Takes a blob out for good: it is wrong. Who has it open can go on reading.
+    ///
+    /// # Errors
+    /// If the disk fails: then the blob may come back at the next start.
+    pub fn remove(&self, name: &BlobName) -> Result<(), StoreError> {
+        let Some(seed) = self.index.lock().take(name) else { return Ok(()) };
+        self.tell(seed);
+        let erased = seal::erase(self.backend(), &self.layout, &seed).and_then(|()| {
+            let dir = self.layout.blobs();
+            self.backend.sync_dir(dir).map_err(|error| StoreError::io("sync", dir, error))
+        });
+        self.index.lock().release(name);
+        erased
+    }
+}
+
+/// Room, for the store and its partials.
+impl Store {
+    fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Lets the claimed `name` grow to `total` bytes, evicting others if need be.
+    fn admit(&self, name: &BlobName, total: u64) -> Result<(), StoreError> {
+        let max = self.max_bytes()?;
+        let gone = self.index.lock().admit(name, total, max);
+        self.evict(gone.ok_or(StoreError::Full { wanted: total })?);
+        Ok(())
+    }
+
+    /// Sets `len` bytes of disk aside for `file`, evicting blobs if the disk is full.
+    fn reserve(&self, file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
+        // Looked at first: a file system may hand out what it has before it says "full".
+        let mut short = len.saturating_sub(self.space()?.available);
+        loop {
+            let gone = self.index.lock().evict(short);
+            self.evict(gone.ok_or(StoreError::Full { wanted: len })?);
+            match self.backend.reserve(file, len) {
+                Ok(()) => return Ok(()),
+                Err(error) if error::is_full(&error) => short = 1,
+                Err(error) => return Err(StoreError::io("reserve room for", path, error)),
+            }
+        }
+    }
+
+    /// Evicts what is too much for the bound, which may be lower than it was.
+    fn shrink(&self) -> Result<(), StoreError> {
+        let max = self.max_bytes()?;
+        let mut index = self.index.lock();
+        let excess = index.bytes().saturating_sub(max);
+        let gone = index.evict(excess);
+        drop(index);
+        self.evict(gone.unwrap_or_default());
+        Ok(())
+    }
+
+    fn max_bytes(&self) -> Result<u64, StoreError> {
+        match self.max {
+            Max::Percent(_) => Ok(self.max.bytes(self.space()?.total)),
+            Max::None | Max::Bytes(_) => Ok(self.max.bytes(0)),
+        }
+    }
+
+    fn space(&self) -> Result<sys::Space, StoreError> {
+        let root = self.layout.root();
+        sys::space(root).map_err(|error| StoreError::io("look at", root, error))
+    }
+
+    /// Deletes what the index counted out.
+    fn evict(&self, gone: Vec<SeedEntry>) {
+        for seed in gone {
+            self.tell(seed);
+            self.erase(&seed);
+            self.index.lock().release(&seed.name);
+            figures::STORE_EVICTED.add(1);
+            log::info!("blob evicted: {} bytes={}", seed.name.short(), seed.len);
+        }
+    }
+
+    fn tell(&self, seed: SeedEntry) {
+        if let Some(listener) = self.on_evict.get() {
+            listener(seed);
+        }
+    }
+
+    /// Deletes the files of a blob that is not in the index. What stays is found by the next start.
+    fn erase(&self, seed: &SeedEntry) {
+        if let Err(error) = seal::erase(self.backend(), &self.layout, seed) {
+            log_limited!(warn, "{error}");
+        }
+    }
+
+    fn remove_file(&self, path: &Path) {
+        if let Err(error) = seal::remove(self.backend(), path) {
+            log_limited!(warn, "{error}");
+        }
+    }
+}
+
+/// Takes the lock that says that the store is in use. It goes with the process, however that ends.
+fn lock(layout: &Layout) -> Result<File, StoreError> {
+    let path = layout.lock();
+    let opened = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path);
+    let file = opened.map_err(|error| StoreError::io("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(layout.root().to_owned())),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path, error)),
+    }
+}

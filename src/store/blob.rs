@@ -1,0 +1,106 @@
+//! A whole blob, open for reading.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::hash::Sha1Hash;
+use crate::limits::TORRENT_LEN_MAX;
+use crate::proto::blob::BlobName;
+use crate::proto::metainfo::Metainfo;
+use crate::store::SeedEntry;
+use crate::store::error::StoreError;
+use crate::store::layout::Layout;
+
+/// A whole blob, open. It can be read for as long as it is held, even if it leaves the store
+/// meanwhile; and while it is held, it is not evicted.
+#[derive(Debug)]
+pub struct Blob {
+    seed: SeedEntry,
+    path: PathBuf,
+    torrent: PathBuf,
+    file: Arc<File>,
+}
+
+impl Blob {
+    /// Opens the blob of which `seed` is known.
+    pub(super) fn open(layout: &Layout, seed: SeedEntry) -> Result<Blob, StoreError> {
+        let path = layout.blob(&seed.name);
+        let file = open_file(&path)?;
+        let meta = file.metadata().map_err(|error| StoreError::io("look at", &path, error))?;
+        if meta.len() != seed.len {
+            return Err(StoreError::Damaged(path));
+        }
+        Ok(Blob::of_file(layout, seed, Arc::new(file)))
+    }
+
+    /// The blob whose bytes `file` holds.
+    pub(super) fn of_file(layout: &Layout, seed: SeedEntry, file: Arc<File>) -> Blob {
+        let path = layout.blob(&seed.name);
+        let torrent = layout.torrent(&seed.name, &seed.info_hash);
+        Blob { seed, path, torrent, file }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> BlobName {
+        self.seed.name
+    }
+
+    /// Its length in bytes, at least 1.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.seed.len
+    }
+
+    /// Never: an empty blob is not stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The info-hash of its metainfo.
+    #[must_use]
+    pub fn info_hash(&self) -> Sha1Hash {
+        self.seed.info_hash
+    }
+
+    /// Its metainfo, read from disk.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not what was stored.
+    pub fn metainfo(&self) -> Result<Metainfo, StoreError> {
+        let file = open_file(&self.torrent)?;
+        let mut bytes = Vec::new();
+        file.take(TORRENT_LEN_MAX as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| StoreError::io("read", &self.torrent, error))?;
+        let metainfo = Metainfo::decode(&bytes).ok().filter(|metainfo| {
+            metainfo.info_hash() == self.info_hash() && metainfo.geometry().blob_len() == self.len()
+        });
+        metainfo.ok_or_else(|| StoreError::Damaged(self.torrent.clone()))
+    }
+
+    /// Its bytes, for sending. Only positioned reads: all holders share the file's cursor.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Fills `buf` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// If the disk fails, or the bytes are not all in the blob.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let read = self.file.read_exact_at(buf, offset);
+        read.map_err(|error| StoreError::io("read", &self.path, error))
+    }
+}
+
+/// Opens a file of ours for reading; a link in its place is not followed.
+fn open_file(path: &Path) -> Result<File, StoreError> {
+    let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    opened.map_err(|error| StoreError::io("open", path, error))
+}

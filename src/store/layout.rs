@@ -1,0 +1,160 @@
+//! The names of the store's files: the only place that makes a path, and the only one that reads one.
+//!
+//! ```text
+//! <root>/lock                                   held while a process uses the store
+//! <root>/blobs/<stem>                           a whole blob
+//! <root>/torrents/<stem>.<info-hash>.torrent    its metainfo
+//! <root>/partial/<stem>                         a blob on its way
+//! <root>/partial/<stem>.torrent                 its metainfo, being written
+//! ```
+//!
+//! `<stem>` is [`BlobName::file_stem`]. The info-hash stands in a file name so that a start reads two
+//! directories and no metainfo. A file with any other name is not ours: nobody touches it.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::base::hash::Sha1Hash;
+use crate::proto::blob::BlobName;
+
+/// Makes the paths of one store.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+    blobs: PathBuf,
+    torrents: PathBuf,
+    partial: PathBuf,
+}
+
+impl Layout {
+    /// The layout of the store in the directory `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Layout {
+        Layout {
+            root: root.to_owned(),
+            blobs: root.join("blobs"),
+            torrents: root.join("torrents"),
+            partial: root.join("partial"),
+        }
+    }
+
+    /// Makes the directories that are not there. Blobs of private registries are nobody else's
+    /// business: only our user may enter.
+    ///
+    /// # Errors
+    /// With the path that could not be made, or is no directory.
+    pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
+        fs::create_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
+        for dir in [&self.blobs, &self.torrents, &self.partial] {
+            let made = match DirBuilder::new().mode(0o700).create(dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let is_dir = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir());
+                    if is_dir { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+                }
+                made => made,
+            };
+            made.map_err(|error| (dir.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// The directory of everything.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of whole blobs.
+    #[must_use]
+    pub fn blobs(&self) -> &Path {
+        &self.blobs
+    }
+
+    /// The directory of the metainfo of whole blobs.
+    #[must_use]
+    pub fn torrents(&self) -> &Path {
+        &self.torrents
+    }
+
+    /// The directory of blobs on their way.
+    #[must_use]
+    pub fn partials(&self) -> &Path {
+        &self.partial
+    }
+
+    /// The file whose lock says that the store is in use.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// A whole blob.
+    #[must_use]
+    pub fn blob(&self, name: &BlobName) -> PathBuf {
+        self.blobs.join(name.file_stem())
+    }
+
+    /// The metainfo of a whole blob.
+    #[must_use]
+    pub fn torrent(&self, name: &BlobName, info_hash: &Sha1Hash) -> PathBuf {
+        self.torrents.join(format!("{}.{info_hash}.torrent", name.file_stem()))
+    }
+
+    /// A blob on its way.
+    #[must_use]
+    pub fn partial(&self, name: &BlobName) -> PathBuf {
+        self.partial.join(name.file_stem())
+    }
+
+    /// The metainfo of a blob that is being sealed.
+    #[must_use]
+    pub fn partial_torrent(&self, name: &BlobName) -> PathBuf {
+        self.partial.join(format!("{}.torrent", name.file_stem()))
+    }
+}
+
+/// The blob whose file in `blobs/` has this name.
+#[must_use]
+pub fn parse_blob(file: &OsStr) -> Option<BlobName> {
+    BlobName::from_file_stem(file.to_str()?).ok()
+}
+
+/// The blob and the info-hash of the file in `torrents/` with this name.
+#[must_use]
+pub fn parse_torrent(file: &OsStr) -> Option<(BlobName, Sha1Hash)> {
+    let (stem, hash) = file.to_str()?.strip_suffix(".torrent")?.split_once('.')?;
+    // Upper-case digits would be read but never written: such a file is not ours.
+    let hash = Sha1Hash::from_hex(hash).filter(|parsed| parsed.to_string() == hash)?;
+    Some((BlobName::from_file_stem(stem).ok()?, hash))
+}
+
+/// The blob to which the file in `partial/` with this name belongs.
+#[must_use]
+pub fn parse_partial(file: &OsStr) -> Option<BlobName> {
+    let text = file.to_str()?;
+    BlobName::from_file_stem(text.strip_suffix(".torrent").unwrap_or(text)).ok()
+}
+
+/// Calls `found` with the path and the parsed name of every regular file in `dir` whose name `parse`
+/// knows. Others are passed over; symbolic links are not followed.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list<N>(
+    dir: &Path,
+    parse: impl Fn(&OsStr) -> Option<N>,
+    mut found: impl FnMut(PathBuf, N),
+) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if let Some(name) = parse(&entry.file_name())
+            && entry.file_type()?.is_file()
+        {
+            found(entry.path(), name);
+        }
+    }
+    Ok(())
+}
