@@ -21,6 +21,10 @@ pub const DATAGRAM_LEN_MAX: usize = 1232;
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
 /// The parts of an announce answer before the peers.
 const ANNOUNCE_HEAD_LEN: usize = 20;
+/// Whole IPv4 peers that fit behind them, in bytes.
+const PEERS_V4_LEN_MAX: usize = (DATAGRAM_LEN_MAX - ANNOUNCE_HEAD_LEN) / PEER_V4_LEN * PEER_V4_LEN;
+/// Whole IPv6 peers that fit behind them, in bytes.
+const PEERS_V6_LEN_MAX: usize = (DATAGRAM_LEN_MAX - ANNOUNCE_HEAD_LEN) / PEER_V6_LEN * PEER_V6_LEN;
 /// Of an error's message, what is kept.
 const MESSAGE_CHARS_MAX: usize = 200;
 
@@ -244,18 +248,15 @@ impl Response {
                     announce.seeders,
                 ]);
                 let mut peers = Vec::new();
-                let peer_len = match family {
-                    Family::V4 => {
-                        tracker::put_peers_v4(&mut peers, &announce.peers);
-                        PEER_V4_LEN
-                    }
-                    Family::V6 => {
-                        tracker::put_peers_v6(&mut peers, &announce.peers);
-                        PEER_V6_LEN
-                    }
-                };
-                let room = DATAGRAM_LEN_MAX.saturating_sub(ANNOUNCE_HEAD_LEN);
-                out.extend(peers.chunks_exact(peer_len).take(room / peer_len).flatten());
+                match family {
+                    Family::V4 => tracker::put_peers_v4(&mut peers, &announce.peers),
+                    Family::V6 => tracker::put_peers_v6(&mut peers, &announce.peers),
+                }
+                peers.truncate(match family {
+                    Family::V4 => PEERS_V4_LEN_MAX,
+                    Family::V6 => PEERS_V6_LEN_MAX,
+                });
+                out.extend(peers);
             }
             Response::Scrape { transaction, counts } => {
                 put(&[action::SCRAPE, *transaction]);
