@@ -319,3 +319,108 @@ impl DictWriter<'_> {
         self.out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_form_is_taken() {
+        use BencodeError::{BadNumber, TrailingBytes, Truncated, UnexpectedByte, UnsortedKeys};
+        for (input, why) in [
+            (&b"i-0e"[..], BadNumber),
+            (b"i05e", BadNumber),
+            (b"i-05e", BadNumber),
+            (b"i+5e", BadNumber),
+            (b"i 5e", BadNumber),
+            (b"ie", BadNumber),
+            (b"i-e", BadNumber),
+            (b"i--1e", BadNumber),
+            (b"i9223372036854775808e", BadNumber),
+            (b"01:a", BadNumber),
+            (b"99999999999999999999:", BadNumber),
+            (b"99999999999:", Truncated),
+            (b"2:a", Truncated),
+            (b"i5", Truncated),
+            (b"l", Truncated),
+            (b"d1:a", Truncated),
+            (b"", Truncated),
+            (b"-1:a", UnexpectedByte(b'-')),
+            (b"e", UnexpectedByte(b'e')),
+            (b"di1ei1ee", UnexpectedByte(b'i')),
+            (b"d1:ae", UnexpectedByte(b'e')),
+            (b"d1:bi1e1:ai1ee", UnsortedKeys),
+            (b"d1:ai1e1:ai1ee", UnsortedKeys),
+            (b"i5ei5e", TrailingBytes),
+        ] {
+            assert_eq!(decode(input), Err(why), "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn numbers_reach_from_the_least_to_the_greatest() {
+        for number in [0, 1, -1, 10, i64::MIN, i64::MAX] {
+            let mut out = Vec::new();
+            put_int(&mut out, number);
+            assert_eq!(decode(&out), Ok(Value::Int(number)));
+        }
+    }
+
+    #[test]
+    fn a_dictionary_knows_the_bytes_it_was_read_from() {
+        let input = b"d4:infod1:ai1e1:bl2:xyee5:otheri7ee";
+        let value = decode(input).unwrap();
+        let dict = value.as_dict().unwrap();
+        assert_eq!(dict.raw(), input);
+        assert_eq!(dict.dict(b"info").unwrap().raw(), b"d1:ai1e1:bl2:xyee");
+        assert_eq!(dict.int(b"other"), Some(7));
+        assert_eq!(dict.get(b"inf"), None);
+        assert_eq!(dict.bytes(b"other"), None, "of another type");
+        assert_eq!(dict.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&b"info"[..], b"other"]);
+    }
+
+    #[test]
+    fn what_follows_a_value_is_the_callers() {
+        let (value, used) = decode_prefix(b"d8:msg_typei1ee\x00\x01data").unwrap();
+        assert_eq!(value.as_dict().unwrap().int(b"msg_type"), Some(1));
+        assert_eq!(used, 15);
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| [vec![b'l'; depth], vec![b'e'; depth]].concat();
+        assert!(decode(&nested(DEPTH_MAX)).is_ok());
+        assert_eq!(decode(&nested(DEPTH_MAX + 1)), Err(BencodeError::TooDeep));
+        assert_eq!(decode(&vec![b'l'; 1 << 20]), Err(BencodeError::TooDeep));
+    }
+
+    #[test]
+    fn number_of_values_is_bounded() {
+        let list = |values: usize| [b"l".to_vec(), b"0:".repeat(values), b"e".to_vec()].concat();
+        assert!(decode(&list(VALUES_MAX - 1)).is_ok());
+        assert_eq!(decode(&list(VALUES_MAX)), Err(BencodeError::TooManyValues));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut out = Vec::new();
+        put_dict(&mut out, |dict| {
+            dict.bytes(b"", b"empty key");
+            dict.dict(b"d", |inner| inner.int(b"n", -3));
+            dict.int(b"n", 4);
+        });
+        assert_eq!(out, b"d0:9:empty key1:dd1:ni-3ee1:ni4ee");
+        let value = decode(&out).unwrap();
+        assert_eq!(value.as_dict().unwrap().dict(b"d").unwrap().int(b"n"), Some(-3));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "in order")]
+    fn keys_out_of_order_are_a_mistake_of_the_program() {
+        put_dict(&mut Vec::new(), |dict| {
+            dict.int(b"b", 1);
+            dict.int(b"a", 1);
+        });
+    }
+}

@@ -114,3 +114,71 @@ fn messages(dict: &Dict<'_>) -> BTreeMap<String, u8> {
         .take(MESSAGES_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(handshake: &ExtHandshake) -> Vec<u8> {
+        let mut out = Vec::new();
+        handshake.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn round_trip_with_and_without_each_key() {
+        let full = ExtHandshake {
+            client: Some("torrent-cache 0.1.0".into()),
+            reqq: Some(500),
+            port: Some(6881),
+            block_len_max: Some(1 << 20),
+            metadata_size: Some(123),
+            your_ip: Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+            messages: [("ut_metadata".into(), 2), ("ut_pex".into(), 1)].into(),
+        };
+        for handshake in [
+            full.clone(),
+            ExtHandshake { your_ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), ..full },
+            ExtHandshake::default(),
+        ] {
+            assert_eq!(ExtHandshake::decode(&encoded(&handshake)), Ok(handshake));
+        }
+        assert_eq!(encoded(&ExtHandshake::default()), b"d1:mdee");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_as_if_absent() {
+        for payload in [
+            &b"de"[..],
+            b"d1:mi1e1:pi0e4:reqqi-1e8:tc_blocki0ee",
+            b"d1:md6:ut_pexi0ee1:pi65536e4:reqqi4294967296ee",
+            b"d1:md6:ut_pexi256ee1:p4:68811:vi1e6:yourip5:abcdee",
+            b"d1:md6:ut_pex1:11:\xffi1eee",
+        ] {
+            let read = ExtHandshake::decode(payload);
+            assert_eq!(read, Ok(ExtHandshake::default()), "{}", payload.escape_ascii());
+        }
+        assert!(ExtHandshake::decode(b"le").is_err());
+        assert!(ExtHandshake::decode(b"").is_err());
+        assert!(ExtHandshake::decode(b"de\0").is_err());
+    }
+
+    #[test]
+    fn names_and_their_number_are_bounded() {
+        let long = "x".repeat(MESSAGE_NAME_LEN_MAX + 1);
+        let mut handshake =
+            ExtHandshake { client: Some("\u{e9}".repeat(500)), ..Default::default() };
+        handshake.messages = (0..200).map(|number| (format!("m{number:03}"), 1)).collect();
+        handshake.messages.insert(long.clone(), 1);
+        let read = ExtHandshake::decode(&encoded(&handshake)).unwrap();
+        assert_eq!(read.messages.len(), MESSAGES_MAX);
+        assert!(!read.messages.contains_key(&long));
+        assert_eq!(read.client, Some("\u{e9}".repeat(CLIENT_CHARS_MAX)));
+    }
+
+    #[test]
+    fn names_of_clients_are_fit_for_a_log_line() {
+        let read = ExtHandshake::decode(b"d1:v10:a\x1b[31m\r\nb\xffe").unwrap();
+        assert_eq!(read.client.as_deref(), Some("a[31mb\u{fffd}"));
+    }
+}

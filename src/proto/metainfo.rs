@@ -226,3 +226,112 @@ fn number<N: TryFrom<i64>>(info: &Dict<'_>, key: &'static str) -> Result<N, Meta
     let number = info.int(key.as_bytes()).ok_or(MetainfoError::BadKey(key))?;
     N::try_from(number).map_err(|_| MetainfoError::BadKey(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{BLOB_LEN_MAX, PIECES_MAX};
+
+    fn blob_name() -> BlobName {
+        BlobName::parse(&format!("sha256:{}", "5a".repeat(32))).unwrap()
+    }
+
+    fn hashes(count: u32) -> Vec<Sha1Hash> {
+        (0..count).map(|number| Sha1Hash::of(&number.to_be_bytes())).collect()
+    }
+
+    /// A `.torrent` with these pairs in its info dictionary.
+    fn torrent(pairs: &str) -> Vec<u8> {
+        format!("d8:announce3:url4:infod{pairs}ee").into_bytes()
+    }
+
+    const GOOD: &str = "6:lengthi5e4:name1:a12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaa";
+
+    #[test]
+    fn equal_bytes_make_equal_metainfo() {
+        let make = || Metainfo::of_blob(&blob_name(), 600_000, hashes(3)).unwrap();
+        assert_eq!(make(), make());
+        assert_eq!(make().encode(), make().encode());
+        let text = make().encode();
+        let begin = b"d4:infod6:lengthi600000e4:name71:sha256-5a5a";
+        assert!(text.starts_with(begin), "{}", text.escape_ascii());
+        assert!(text.ends_with(b"7:privatei1eee"));
+        let mut other = hashes(3);
+        other.swap(0, 1);
+        let other = Metainfo::of_blob(&blob_name(), 600_000, other).unwrap();
+        assert_ne!(other.info_hash(), make().info_hash());
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        for (blob_len, count) in [(1, 1), (600_000, 3), (BLOB_LEN_MAX, PIECES_MAX)] {
+            let made = Metainfo::of_blob(&blob_name(), blob_len, hashes(count)).unwrap();
+            let text = made.encode();
+            assert!(text.len() <= TORRENT_LEN_MAX);
+            let read = Metainfo::decode(&text).unwrap();
+            assert_eq!(read, made);
+            assert!(read.is_of(&blob_name()));
+            let last = read.geometry().pieces().next_back().unwrap();
+            assert_eq!(read.piece_hash(last), *hashes(count).last().unwrap());
+        }
+    }
+
+    #[test]
+    fn hashes_must_fit_the_length() {
+        let make = |blob_len, count| Metainfo::of_blob(&blob_name(), blob_len, hashes(count));
+        assert_eq!(make(600_000, 2), Err(MetainfoError::HashCount));
+        assert_eq!(make(600_000, 4), Err(MetainfoError::HashCount));
+        assert_eq!(make(0, 0), Err(MetainfoError::Geometry(GeometryError::BlobLen)));
+    }
+
+    #[test]
+    fn a_key_more_in_info_makes_another_swarm() {
+        let plain = Metainfo::decode(&torrent(GOOD)).unwrap();
+        let more = Metainfo::decode(&torrent(&format!("{GOOD}6:source1:x"))).unwrap();
+        assert_ne!(plain.info_hash(), more.info_hash());
+        assert_eq!(Metainfo::decode(&more.encode()), Ok(more.clone()), "nothing of info is lost");
+        let outside = Metainfo::decode(&[b"d4:infod", GOOD.as_bytes(), b"ee"].concat()).unwrap();
+        assert_eq!(outside, plain, "what stands outside of info does not count");
+    }
+
+    #[test]
+    fn only_our_form_is_of_the_blob() {
+        let ours = Metainfo::of_blob(&blob_name(), 600_000, hashes(3)).unwrap();
+        let other = BlobName::parse(&format!("sha256:{}", "5b".repeat(32))).unwrap();
+        assert!(!ours.is_of(&other));
+        let changed = |from: &[u8], to: &[u8]| {
+            let bytes = ours.encode();
+            let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+            let bytes = [&bytes[..at], to, &bytes[at + from.len()..]].concat();
+            Metainfo::decode(&bytes).unwrap()
+        };
+        assert!(!changed(b"7:privatei1e", b"7:privatei0e").is_of(&blob_name()));
+        assert!(!changed(b"7:privatei1e", b"").is_of(&blob_name()));
+        assert!(!changed(b"7:privatei1e", b"7:privatei1e6:source1:x").is_of(&blob_name()));
+        assert!(changed(b"d4:info", b"d3:abc0:4:info").is_of(&blob_name()));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let with = |from: &str, to: &str| Metainfo::decode(&torrent(&GOOD.replace(from, to)));
+        assert!(with("", "").is_ok());
+        assert_eq!(with("lengthi5e", "lengthi-5e"), Err(MetainfoError::BadKey("length")));
+        assert_eq!(with("6:lengthi5e", ""), Err(MetainfoError::BadKey("length")));
+        let not_text = [b"d4:infod", GOOD.as_bytes(), b"ee"].concat();
+        let at = not_text.windows(3).position(|window| window == b"1:a").unwrap();
+        let not_text = [&not_text[..at], b"1:\xff", &not_text[at + 3..]].concat();
+        assert_eq!(Metainfo::decode(&not_text), Err(MetainfoError::BadKey("name")));
+        let geometry = |error| Err(MetainfoError::Geometry(error));
+        assert_eq!(with("lengthi5e", "lengthi0e"), geometry(GeometryError::BlobLen));
+        assert_eq!(with("i16384e", "i16385e"), geometry(GeometryError::PieceLen));
+        assert_eq!(with("i16384e", "i0e"), geometry(GeometryError::PieceLen));
+        assert_eq!(with("lengthi5e", "lengthi16385e"), Err(MetainfoError::HashCount));
+        assert_eq!(with("6:lengthi5e", "5:filesle"), Err(MetainfoError::SeveralFiles));
+        let long_name = format!("name300:{}", "a".repeat(300));
+        assert_eq!(with("name1:a", &long_name), Err(MetainfoError::BadKey("name")));
+        assert_eq!(Metainfo::decode(b"i5e"), Err(MetainfoError::BadKey("info")));
+        assert_eq!(Metainfo::decode(b"de"), Err(MetainfoError::BadKey("info")));
+        let too_long = vec![b'0'; TORRENT_LEN_MAX + 1];
+        assert_eq!(Metainfo::decode(&too_long), Err(MetainfoError::TooLong));
+    }
+}

@@ -383,3 +383,133 @@ fn put_block(out: &mut Vec<u8>, id: u8, block: RawBlock) {
     let fields = [block.piece.to_be_bytes(), block.begin.to_be_bytes(), block.len.to_be_bytes()];
     put(out, id, &[fields.as_flattened()]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: RawBlock = RawBlock { piece: 1, begin: 2 << 14, len: 1 << 14 };
+
+    fn frame(bytes: &[u8]) -> Result<Option<(Frame, usize)>, PeerError> {
+        Frame::decode(bytes)
+    }
+
+    #[test]
+    fn handshake_split_anywhere_decodes_the_same() {
+        let sent = Handshake::ours(Sha1Hash::of(b"x"), PeerId::random(&mut Rng::seeded(5)));
+        let mut bytes = Vec::new();
+        sent.encode(&mut bytes);
+        for cut in 0..HANDSHAKE_LEN {
+            assert_eq!(Handshake::decode(&bytes[..cut]), Ok(None), "cut at {cut}");
+        }
+        bytes.extend_from_slice(b"what follows");
+        assert_eq!(Handshake::decode(&bytes), Ok(Some((sent, HANDSHAKE_LEN))));
+        assert!(sent.supports_fast() && sent.supports_extensions());
+        let nothing = Handshake { reserved: [0; 8], ..sent };
+        assert!(!nothing.supports_fast() && !nothing.supports_extensions());
+    }
+
+    #[test]
+    fn other_protocols_are_known_by_their_first_wrong_byte() {
+        assert_eq!(Handshake::decode(b"\x12"), Err(PeerError::NoHandshake));
+        assert_eq!(Handshake::decode(b"GET / HTTP/1.1"), Err(PeerError::NoHandshake));
+        assert_eq!(Handshake::decode(b"\x13BitTorrent Protocol"), Err(PeerError::OtherProtocol));
+        assert_eq!(Handshake::decode(b"\x13b"), Err(PeerError::OtherProtocol));
+    }
+
+    #[test]
+    fn messages_round_trip_and_a_cut_needs_more() {
+        for message in [
+            Message::KeepAlive,
+            Message::Choke,
+            Message::Unchoke,
+            Message::Interested,
+            Message::NotInterested,
+            Message::Have(7),
+            Message::Bitfield(vec![0xff, 0x80]),
+            Message::Request(BLOCK),
+            Message::Cancel(BLOCK),
+            Message::Port(6881),
+            Message::Suggest(8),
+            Message::HaveAll,
+            Message::HaveNone,
+            Message::Reject(BLOCK),
+            Message::AllowedFast(9),
+            Message::Extended { id: 3, payload: b"d1:ai1ee".to_vec() },
+            Message::Extended { id: 0, payload: vec![] },
+        ] {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            let len = bytes.len();
+            for cut in 0..len {
+                assert_eq!(frame(&bytes[..cut]), Ok(None), "{message:?} cut at {cut}");
+            }
+            bytes.push(0xff);
+            assert_eq!(frame(&bytes), Ok(Some((Frame::Message(message), len))));
+        }
+    }
+
+    #[test]
+    fn head_of_a_block_is_known_without_its_body() {
+        let head = encode_block_head(BLOCK);
+        assert_eq!(head, *b"\0\0\x40\x09\x07\0\0\0\x01\0\0\x80\0");
+        for cut in 0..BLOCK_HEAD_LEN {
+            assert_eq!(frame(&head[..cut]), Ok(None), "cut at {cut}");
+        }
+        assert_eq!(frame(&head), Ok(Some((Frame::Block(BLOCK), BLOCK_HEAD_LEN))));
+    }
+
+    #[test]
+    fn unknown_messages_are_passed_over() {
+        assert_eq!(
+            frame(b"\0\0\0\x03\x63ab\0"),
+            Ok(Some((Frame::Message(Message::Unknown(0x63)), 7)))
+        );
+    }
+
+    #[test]
+    fn lengths_are_bounded_as_soon_as_they_are_known() {
+        let head = |len: u32, id: u8| [&len.to_be_bytes()[..], &[id]].concat();
+        assert_eq!(
+            frame(&u32::MAX.to_be_bytes()),
+            Err(PeerError::TooLong),
+            "four bytes are enough"
+        );
+        assert_eq!(frame(&head(PEER_MESSAGE_LEN_MAX, id::BITFIELD)), Ok(None));
+        assert_eq!(frame(&head(PEER_MESSAGE_LEN_MAX + 1, id::BITFIELD)), Err(PeerError::TooLong));
+        assert_eq!(frame(&head(BLOCK_LEN_MAX + 9, id::PIECE)), Ok(None));
+        assert_eq!(frame(&head(BLOCK_LEN_MAX + 10, id::PIECE)), Err(PeerError::TooLong));
+        assert_eq!(frame(&head(8, id::PIECE)), Err(PeerError::BadLength));
+    }
+
+    #[test]
+    fn a_length_that_the_id_does_not_have_is_refused() {
+        for (id, right) in [
+            (id::CHOKE, 1),
+            (id::INTERESTED, 1),
+            (id::HAVE, 5),
+            (id::REQUEST, 13),
+            (id::PORT, 3),
+            (id::HAVE_ALL, 1),
+            (id::REJECT, 13),
+        ] {
+            for len in (1..20u32).filter(|len| *len != right) {
+                let body = vec![0; len as usize - 1];
+                let bytes = [&len.to_be_bytes()[..], &[id], &body].concat();
+                assert_eq!(frame(&bytes), Err(PeerError::BadLength), "id {id}, length {len}");
+            }
+        }
+        assert_eq!(frame(b"\0\0\0\x01\x14"), Err(PeerError::BadLength), "no extension id");
+    }
+
+    #[test]
+    fn our_ids_are_ours_and_differ() {
+        let mut rng = Rng::seeded(1);
+        let (one, other) = (PeerId::random(&mut rng), PeerId::random(&mut rng));
+        assert!(one.is_ours() && other.is_ours());
+        assert_ne!(one, other);
+        assert!(one.to_string().starts_with("-TC0100-"));
+        assert!(!PeerId(*b"-LT2080-aoV3PuI7N.KD").is_ours());
+        assert!(PeerId([0x1b; 20]).to_string().chars().all(|c| c.is_ascii_hexdigit()));
+    }
+}

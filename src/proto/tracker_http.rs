@@ -339,3 +339,196 @@ impl fmt::Display for Escaped<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn request() -> AnnounceRequest {
+        AnnounceRequest {
+            // Every kind of byte that must be escaped, or must not.
+            info_hash: Sha1Hash(*b"\0%+&=?# a~-._z\xff\x7f\n09A"),
+            peer_id: PeerId(*b"-TC0100-abcdefghijkl"),
+            port: 6881,
+            uploaded: 1,
+            downloaded: u64::MAX,
+            left: 0,
+            event: AnnounceEvent::Started,
+            numwant: Some(50),
+            key: Some(0xab),
+            ip: Some("2001:db8::1".parse().unwrap()),
+            tracker_id: Some(b"a b".to_vec()),
+        }
+    }
+
+    fn addresses(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect()
+    }
+
+    fn answered(body: &[u8]) -> Vec<SocketAddr> {
+        AnnounceResponse::from_bencode(body).unwrap().peers
+    }
+
+    #[test]
+    fn request_round_trips() {
+        let bare = AnnounceRequest {
+            event: AnnounceEvent::None,
+            numwant: None,
+            key: None,
+            ip: None,
+            tracker_id: None,
+            ..request()
+        };
+        let stopped = AnnounceRequest { event: AnnounceEvent::Stopped, ..request() };
+        let completed = AnnounceRequest { event: AnnounceEvent::Completed, ..request() };
+        for request in [request(), bare, stopped, completed] {
+            let query = request.to_query();
+            assert!(query.bytes().all(|byte| byte.is_ascii_graphic()), "{query}");
+            assert_eq!(AnnounceRequest::from_query(&query), Ok(request));
+        }
+    }
+
+    #[test]
+    fn what_names_the_member_must_be_there() {
+        let query = request().to_query();
+        for (from, to, parameter) in [
+            ("info_hash=", "info_hash=x", "info_hash"),
+            ("info_hash=%00", "info_hash=", "info_hash"),
+            ("&peer_id=", "&peer-id=", "peer_id"),
+            ("&port=6881", "", "port"),
+            ("&port=6881", "&port=68810", "port"),
+            ("&port=6881", "&port=", "port"),
+        ] {
+            let query = query.replacen(from, to, 1);
+            assert_eq!(
+                AnnounceRequest::from_query(&query),
+                Err(QueryError { parameter }),
+                "{query}"
+            );
+        }
+        assert!(AnnounceRequest::from_query("").is_err());
+    }
+
+    #[test]
+    fn parameters_that_make_no_sense_are_as_if_absent() {
+        let odd = "uploaded=-1&downloaded=x&left=&event=paused&numwant=-1&key=\
+                   %FFnohex&ip=host.example&supportcrypto=1&&=&a=%zz";
+        let query = format!(
+            "info_hash={}&peer_id={}&port=0&{odd}",
+            Escaped(&request().info_hash.0),
+            Escaped(&request().peer_id.0)
+        );
+        let expected = AnnounceRequest {
+            port: 0,
+            uploaded: 0,
+            downloaded: 0,
+            left: u64::MAX,
+            event: AnnounceEvent::None,
+            numwant: None,
+            key: None,
+            ip: None,
+            tracker_id: None,
+            ..request()
+        };
+        assert_eq!(AnnounceRequest::from_query(&query), Ok(expected));
+    }
+
+    #[test]
+    fn response_round_trips() {
+        let response = AnnounceResponse {
+            interval: Duration::from_secs(1800),
+            min_interval: Some(Duration::from_secs(60)),
+            seeders: 3,
+            leechers: 4,
+            tracker_id: Some(b"id".to_vec()),
+            peers: vec!["10.0.0.1:6881".parse().unwrap(), "[2001:db8::1]:6882".parse().unwrap()],
+        };
+        for response in [response, AnnounceResponse::default()] {
+            let mut body = Vec::new();
+            response.put_bencode(&mut body);
+            assert_eq!(AnnounceResponse::from_bencode(&body), Ok(response));
+        }
+    }
+
+    #[test]
+    fn peers_in_dictionaries_are_read_and_host_names_passed_over() {
+        let peers = answered(
+            b"d8:intervali60e5:peersl\
+              d2:ip8:10.0.0.17:peer id20:aaaaaaaaaaaaaaaaaaaa4:porti6881ee\
+              d2:ip12:host.example4:porti6881ee\
+              d2:ip3:::14:porti6882ee\
+              d2:ip8:10.0.0.24:porti0ee\
+              d2:ip8:10.0.0.24:porti65536ee\
+              d2:ip7:0.0.0.04:porti1ee\
+              i5eee",
+        );
+        assert_eq!(peers, ["10.0.0.1:6881".parse().unwrap(), "[::1]:6882".parse().unwrap()]);
+    }
+
+    #[test]
+    fn peers_that_cannot_be_reached_or_are_no_whole_peer_are_left_out() {
+        let peers = answered(b"d8:intervali60e5:peers21:\x0a\0\0\x01\x1a\xe1\x0a\0\0\x02\0\0\0\0\0\0\x1a\xe1\x0a\0\0e");
+        assert_eq!(peers, ["10.0.0.1:6881".parse().unwrap()]);
+        let mapped = b"d8:intervali60e6:peers618:\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01\x1a\xe1e";
+        assert_eq!(answered(mapped), ["10.0.0.1:6881".parse().unwrap()], "IPv4 in IPv6");
+    }
+
+    #[test]
+    fn peers_are_bounded_on_both_sides() {
+        let many = AnnounceResponse { peers: addresses(300), ..Default::default() };
+        let mut body = Vec::new();
+        many.put_bencode(&mut body);
+        assert_eq!(answered(&body), addresses(200));
+        let compact: Vec<u8> = [10, 0, 0, 1, 1, 1].repeat(300);
+        let body = [b"d8:intervali60e5:peers1800:", &compact[..], b"e"].concat();
+        assert_eq!(answered(&body).len(), TRACKER_PEERS_MAX);
+        let dicts = b"d2:ip8:10.0.0.14:porti1ee".repeat(300);
+        let body = [b"d8:intervali60e5:peersl", &dicts[..], b"ee"].concat();
+        assert_eq!(answered(&body).len(), TRACKER_PEERS_MAX);
+    }
+
+    #[test]
+    fn answers_that_give_nothing_say_why() {
+        let failed = |body: &[u8]| AnnounceResponse::from_bencode(body).unwrap_err();
+        let mut refusal = Vec::new();
+        put_failure(&mut refusal, "not\there");
+        assert_eq!(failed(&refusal), AnswerError::Refused("nothere".into()));
+        let shout = "a".repeat(5000);
+        refusal.clear();
+        put_failure(&mut refusal, &shout);
+        assert_eq!(failed(&refusal), AnswerError::Refused(shout[..REASON_CHARS_MAX].into()));
+        assert_eq!(failed(b"de"), AnswerError::BadKey("interval"));
+        assert_eq!(failed(b"d8:intervali-1ee"), AnswerError::BadKey("interval"));
+        assert_eq!(failed(b"d8:intervali1e5:peersi1ee"), AnswerError::BadKey("peers"));
+        assert_eq!(failed(b"<html>"), AnswerError::Bencode(BencodeError::UnexpectedByte(b'<')));
+        assert_eq!(failed(&vec![b'l'; TRACKER_ANSWER_LEN_MAX + 1]), AnswerError::TooLong);
+    }
+
+    #[test]
+    fn scrape_round_trips_and_is_bounded() {
+        let info_hashes: Vec<Sha1Hash> = (0..100u8).map(|number| Sha1Hash::of(&[number])).collect();
+        let request = ScrapeRequest { info_hashes: info_hashes.clone() };
+        let read = ScrapeRequest::from_query(&request.to_query()).unwrap();
+        assert_eq!(read.info_hashes, info_hashes[..TRACKER_SCRAPE_MAX]);
+        assert_eq!(ScrapeRequest::from_query("x=1"), Ok(ScrapeRequest::default()));
+        assert!(ScrapeRequest::from_query("info_hash=short").is_err());
+
+        let counts = |n| ScrapeCounts { seeders: n, completed: n + 1, leechers: n + 2 };
+        let swarms: BTreeMap<_, _> = info_hashes.iter().copied().zip((0..).map(counts)).collect();
+        let mut body = Vec::new();
+        ScrapeResponse { swarms: swarms.clone() }.put_bencode(&mut body);
+        let read = ScrapeResponse::from_bencode(&body).unwrap();
+        assert!(read.swarms.into_iter().eq(swarms.into_iter().take(TRACKER_SCRAPE_MAX)));
+        let refused = ScrapeResponse::from_bencode(b"d14:failure reason1:xe");
+        assert_eq!(refused, Err(AnswerError::Refused("x".into())));
+    }
+
+    #[test]
+    fn unescaping_leaves_what_is_no_escape() {
+        assert_eq!(unescape(b"%41%6a%6A+%"), b"Ajj+%");
+        assert_eq!(unescape(b"%4%zz%%41"), b"%4%zz%A");
+    }
+}

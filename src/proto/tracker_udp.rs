@@ -351,3 +351,169 @@ impl Fields<'_> {
         self.take().map(u64::from_be_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::limits::TRACKER_PEERS_MAX;
+
+    fn announce() -> AnnounceRequest {
+        AnnounceRequest {
+            info_hash: Sha1Hash::of(b"x"),
+            peer_id: PeerId(*b"-TC0100-abcdefghijkl"),
+            port: 6881,
+            uploaded: 1,
+            downloaded: 2,
+            left: u64::MAX,
+            event: AnnounceEvent::Started,
+            numwant: None,
+            key: Some(7),
+            ip: None,
+            tracker_id: None,
+        }
+    }
+
+    fn asked(request: &Request) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        request.encode(&mut datagram);
+        datagram
+    }
+
+    fn answered(response: &Response, family: Family) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        response.encode(family, &mut datagram);
+        datagram
+    }
+
+    fn peers(count: u16, ip: &str) -> Vec<SocketAddr> {
+        (1..=count).map(|port| SocketAddr::new(ip.parse().unwrap(), port)).collect()
+    }
+
+    #[test]
+    fn requests_round_trip_and_a_cut_is_truncated() {
+        let events = [
+            AnnounceEvent::None,
+            AnnounceEvent::Started,
+            AnnounceEvent::Stopped,
+            AnnounceEvent::Completed,
+        ];
+        let announces = events.map(|event| Request::Announce {
+            connection: 9,
+            transaction: 8,
+            announce: AnnounceRequest { event, ..announce() },
+        });
+        let wanting = Request::Announce {
+            connection: 9,
+            transaction: 8,
+            announce: AnnounceRequest {
+                numwant: Some(0),
+                ip: Some(Ipv4Addr::LOCALHOST.into()),
+                ..announce()
+            },
+        };
+        for request in announces.into_iter().chain([wanting, Request::Connect { transaction: 1 }]) {
+            let datagram = asked(&request);
+            for cut in 0..datagram.len() {
+                assert_eq!(Request::decode(&datagram[..cut]), Err(DatagramError::Truncated));
+            }
+            assert_eq!(Request::decode(&datagram), Ok(request.clone()));
+            let with_options = [&datagram[..], b"\x02\x05/path"].concat();
+            assert_eq!(Request::decode(&with_options), Ok(request), "BEP 41");
+        }
+    }
+
+    #[test]
+    fn a_scrape_is_bounded() {
+        let scrape = |count: u8| Request::Scrape {
+            connection: 1,
+            transaction: 2,
+            info_hashes: (0..count).map(|number| Sha1Hash::of(&[number])).collect(),
+        };
+        for count in [0, 1, 74] {
+            assert_eq!(Request::decode(&asked(&scrape(count))), Ok(scrape(count)));
+        }
+        assert_eq!(Request::decode(&asked(&scrape(75))), Ok(scrape(74)));
+        let mut datagram = asked(&scrape(74));
+        datagram.extend_from_slice(&[7; 45]);
+        assert_eq!(Request::decode(&datagram), Ok(scrape(74)));
+        let counts = vec![ScrapeCounts { seeders: 1, completed: 2, leechers: 3 }; 75];
+        let answer = answered(&Response::Scrape { transaction: 2, counts }, Family::V4);
+        assert_eq!(answer.len(), 8 + 74 * 12);
+    }
+
+    #[test]
+    fn connecting_needs_the_protocols_id() {
+        let mut datagram = asked(&Request::Connect { transaction: 1 });
+        datagram[7] ^= 1;
+        assert_eq!(Request::decode(&datagram), Err(DatagramError::OtherProtocol));
+        datagram[11] = 9;
+        assert_eq!(Request::decode(&datagram), Err(DatagramError::UnknownAction));
+    }
+
+    #[test]
+    fn responses_round_trip_by_the_family_of_the_socket() {
+        let both = [peers(3, "10.0.0.1"), peers(2, "2001:db8::1")].concat();
+        let answer = |peers| Response::Announce {
+            transaction: 5,
+            announce: AnnounceResponse {
+                interval: Duration::from_secs(1800),
+                seeders: 1,
+                leechers: 2,
+                peers,
+                ..AnnounceResponse::default()
+            },
+        };
+        for (family, kept) in
+            [(Family::V4, peers(3, "10.0.0.1")), (Family::V6, peers(2, "2001:db8::1"))]
+        {
+            let datagram = answered(&answer(both.clone()), family);
+            assert_eq!(Response::decode(&datagram, family), Ok(answer(kept)));
+        }
+        for response in [
+            Response::Connect { transaction: 1, connection: u64::MAX },
+            Response::Error { transaction: 1, message: "no".into() },
+            Response::Scrape { transaction: 1, counts: vec![ScrapeCounts::default(); 3] },
+        ] {
+            let datagram = answered(&response, Family::V4);
+            assert_eq!(Response::decode(&datagram, Family::V4), Ok(response));
+        }
+    }
+
+    #[test]
+    fn an_answer_fits_one_packet_and_keeps_few_peers() {
+        for (family, ip, kept) in [(Family::V4, "10.0.0.1", 202), (Family::V6, "::1", 67)] {
+            let announce =
+                AnnounceResponse { peers: peers(500, ip), ..AnnounceResponse::default() };
+            let datagram = answered(&Response::Announce { transaction: 1, announce }, family);
+            assert!(datagram.len() <= DATAGRAM_LEN_MAX);
+            let Ok(Response::Announce { announce, .. }) = Response::decode(&datagram, family)
+            else {
+                panic!("an announce comes back")
+            };
+            assert_eq!(announce.peers, peers(kept.min(TRACKER_PEERS_MAX as u16), ip));
+        }
+        let shout = Response::Error { transaction: 1, message: "a".repeat(5000) };
+        assert_eq!(answered(&shout, Family::V4).len(), DATAGRAM_LEN_MAX);
+    }
+
+    #[test]
+    fn short_answers_are_refusals_or_errors() {
+        let refused = Response::Error { transaction: 2, message: String::new() };
+        assert_eq!(Response::decode(b"\0\0\0\x01\0\0\0\x02", Family::V4), Ok(refused.clone()));
+        assert_eq!(Response::decode(b"\0\0\0\x03\0\0\0\x02", Family::V4), Ok(refused));
+        for len in (0..8).chain(9..20) {
+            let datagram = [&b"\0\0\0\x01\0\0\0\x02"[..], &[0; 20]].concat();
+            let answer = Response::decode(&datagram[..len], Family::V6);
+            assert_eq!(answer, Err(DatagramError::Truncated), "{len} bytes");
+        }
+        for len in 8..16 {
+            let datagram = [0; 16];
+            let answer = Response::decode(&datagram[..len], Family::V4);
+            assert_eq!(answer, Err(DatagramError::Truncated), "{len} bytes");
+        }
+        let unknown = Response::decode(b"\0\0\0\x09\0\0\0\x02", Family::V4);
+        assert_eq!(unknown, Err(DatagramError::UnknownAction));
+    }
+}
