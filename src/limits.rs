@@ -116,6 +116,36 @@ pub const TRACKER_SCRAPE_MAX: usize = 74;
 /// but a tracker may send more than were asked for.
 pub const TRACKER_ANSWER_LEN_MAX: usize = 256 << 10;
 
+// Fetching.
+
+/// A stream from upstream that brings nothing for this long is left and another started. Longer than
+/// [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow.
+pub const FILL_STALLED: Duration = Duration::from_secs(8);
+/// Attempts at upstream without one byte between them before it is given up.
+pub const FILL_ATTEMPTS_MAX: u32 = 6;
+/// How long a swarm may be silent when upstream is no help.
+pub const SWARM_ALONE: Duration = Duration::from_secs(30);
+/// A swarm slower than this (bytes per second) gets help when it is not known how fast upstream is.
+pub const SWARM_RATE_MIN: u64 = 256 << 10;
+/// A closed range up to this long is passed through on a miss, without fetching the whole blob.
+pub const DIRECT_RANGE_LEN_MAX: u64 = 8 << 20;
+/// The first run of pieces that upstream takes beside a swarm; each further run is twice as long.
+pub const FILL_RUN_LEN_MIN: u64 = 8 << 20;
+/// The longest such run: then the swarm is looked at again.
+pub const FILL_RUN_LEN_MAX: u64 = 64 << 20;
+/// Blobs fetched at once; a request beyond is passed through without a trace.
+pub const JOBS_MAX: usize = 128;
+/// How long a reader waits for its next byte. The job ends long before: this is a second line.
+pub const READER_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a yes of the upstream is good for one credential.
+pub const GRANT: Duration = Duration::from_secs(300);
+/// Grants remembered; when full, the oldest go.
+pub const GRANTS_MAX: usize = 16_384;
+/// How long a catalog's entry that led to wrong bytes is passed over.
+pub const DISTRUST: Duration = Duration::from_secs(3600);
+/// Transfers shown on the status page.
+pub const RECENT_TRANSFERS_MAX: usize = 100;
+
 // Catalog.
 
 /// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the
@@ -134,3 +164,11 @@ pub const RESOLVE_FAILURE_KEPT: Duration = Duration::from_secs(2);
 pub const RESOLVED_NAMES_MAX: usize = 1024;
 /// Names that are asked for at once, a thread each; when full, the next fails.
 pub const RESOLVING_MAX: usize = 64;
+/// The longest answer that is read from etcd: one `.torrent` in base64 and its frame, with room.
+pub const ETCD_ANSWER_LEN_MAX: usize = 4 << 20;
+/// How long a member of etcd that failed is asked only after the others.
+pub const ETCD_MEMBER_PAUSE: Duration = Duration::from_secs(10);
+/// The first pause after a look-up that failed.
+pub const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause: sharing resumes this long after etcd is back, at the latest.
+pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);

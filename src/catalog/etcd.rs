@@ -1,0 +1,305 @@
+//! Calls to an etcd cluster through its JSON gateway: one `POST` each, to the first member that answers.
+//!
+//! **Invariant:** a call ends at its deadline, whatever the members do: silent ones (paused, or without
+//! a quorum) are given a share of the time, so that one of them cannot use up all of it.
+//!
+//! Not here: what is stored (`catalog`), what the bytes mean ([`crate::proto::etcd`]).
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ureq::Agent;
+
+use crate::base::clock::Time;
+use crate::base::ranked::{Rank, Ranked};
+use crate::catalog::CatalogConfig;
+use crate::limits;
+use crate::net::agent::{AgentConfig, agent};
+use crate::proto::etcd::{EtcdError, Refusal, Request, decode_token};
+use crate::proto::http1::Url;
+
+/// `UNAUTHENTICATED` of gRPC: the token is unknown, most often because the member was restarted.
+const UNAUTHENTICATED: u64 = 16;
+/// `FAILED_PRECONDITION`: to a log-in it means that authentication is off.
+const FAILED_PRECONDITION: u64 = 9;
+/// `INVALID_ARGUMENT`: a call without a token where one is needed, a wrong password, a value too large.
+const INVALID_ARGUMENT: u64 = 3;
+
+/// Why etcd gave no answer that is of use.
+#[derive(Debug)]
+pub enum CatalogError {
+    /// It did not answer lately, and was not asked again.
+    Away,
+    /// The deadline passed.
+    TimedOut,
+    /// No connection, or it broke.
+    Io(io::Error),
+    /// It refused.
+    Refused(Refusal),
+    /// Its answer is not what the gateway writes.
+    Malformed(EtcdError),
+    /// Its answer is longer than [`limits::ETCD_ANSWER_LEN_MAX`].
+    TooLong,
+}
+
+impl CatalogError {
+    /// Whether the same call would fail again, however often: the cluster has understood it.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, CatalogError::Refused(refusal) if refusal.code == INVALID_ARGUMENT)
+    }
+}
+
+impl fmt::Display for CatalogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CatalogError::Away => f.write_str("etcd is away"),
+            CatalogError::TimedOut => f.write_str("etcd did not answer in time"),
+            CatalogError::Io(error) => write!(f, "etcd cannot be reached: {error}"),
+            CatalogError::Refused(refusal) => write!(f, "etcd refused: {refusal}"),
+            CatalogError::Malformed(error) => write!(f, "{error}"),
+            CatalogError::TooLong => f.write_str("the answer of etcd is too long"),
+        }
+    }
+}
+
+impl std::error::Error for CatalogError {}
+
+impl From<EtcdError> for CatalogError {
+    fn from(error: EtcdError) -> CatalogError {
+        CatalogError::Malformed(error)
+    }
+}
+
+impl From<io::Error> for CatalogError {
+    fn from(error: io::Error) -> CatalogError {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => CatalogError::TimedOut,
+            _ => CatalogError::Io(error),
+        }
+    }
+}
+
+impl From<ureq::Error> for CatalogError {
+    fn from(error: ureq::Error) -> CatalogError {
+        match error {
+            ureq::Error::Timeout(_) => CatalogError::TimedOut,
+            ureq::Error::Io(error) => error.into(),
+            other => CatalogError::Io(io::Error::other(other.to_string())),
+        }
+    }
+}
+
+/// One etcd cluster.
+pub struct Client {
+    agent: Agent,
+    login: Option<(String, String)>,
+    members: Ranked<Members>,
+    token: Ranked<Option<String>>,
+    reachable: AtomicBool,
+}
+
+impl Client {
+    /// A client that has called nobody yet.
+    #[must_use]
+    pub fn new(config: CatalogConfig) -> Client {
+        let agent = agent(&AgentConfig::for_calls(limits::CATALOG_CALL, config.roots));
+        Client {
+            agent,
+            login: config.login,
+            members: Ranked::new(Rank::Remote, Members::new(config.endpoints)),
+            token: Ranked::new(Rank::Leaf, None),
+            reachable: AtomicBool::new(true),
+        }
+    }
+
+    /// Makes one call and returns the body of its answer. It may have been carried out even if it
+    /// fails: only calls that may be repeated are made.
+    ///
+    /// # Errors
+    /// If no member carried it out before `deadline`, or one refused.
+    pub fn call(&self, request: &Request<'_>, deadline: Time) -> Result<Vec<u8>, CatalogError> {
+        if self.login.is_some() && self.token.lock().is_none() {
+            self.log_in(deadline)?;
+        }
+        let answer = self.call_members(request, deadline);
+        let answer = match answer {
+            Err(CatalogError::Refused(refusal)) if self.wants_login(&refusal) => {
+                self.log_in(deadline)?;
+                self.call_members(request, deadline)
+            }
+            answer => answer,
+        };
+        self.note(&answer);
+        answer
+    }
+
+    /// Whether the latest call was answered.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Breaks off all calls.
+    pub fn stop(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    fn wants_login(&self, refusal: &Refusal) -> bool {
+        let nameless = refusal.code == INVALID_ARGUMENT && refusal.message.contains("user name");
+        self.login.is_some() && (refusal.code == UNAUTHENTICATED || nameless)
+    }
+
+    fn log_in(&self, deadline: Time) -> Result<(), CatalogError> {
+        let Some((user, password)) = &self.login else { return Ok(()) };
+        let request = Request::Authenticate { user, password };
+        let token = match self.call_members(&request, deadline) {
+            Ok(body) => decode_token(&body)?,
+            // An empty token is sent to nobody: authentication is off.
+            Err(CatalogError::Refused(no)) if no.code == FAILED_PRECONDITION => String::new(),
+            Err(error) => return Err(error),
+        };
+        *self.token.lock() = Some(token);
+        Ok(())
+    }
+
+    fn call_members(&self, request: &Request<'_>, deadline: Time) -> Result<Vec<u8>, CatalogError> {
+        let body = request.encode();
+        let order = self.members.lock().order(Time::now());
+        let mut last = CatalogError::TimedOut;
+        for (tried, (number, url)) in order.iter().enumerate() {
+            let left = deadline.until(Time::now());
+            if left.is_zero() {
+                break;
+            }
+            let others = u32::try_from(order.len() - tried).unwrap_or(u32::MAX);
+            // The last gets all that is left; those before it at least half of that.
+            let share = if others > 1 { left / 2 } else { left };
+            match self.post(url, request.path(), &body, share) {
+                Ok(answer) => {
+                    self.members.lock().answered(*number);
+                    return Ok(answer);
+                }
+                Err(error @ CatalogError::Refused(_)) if !is_unavailable(&error) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.members.lock().failed(*number, Time::now());
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn post(
+        &self,
+        url: &Url,
+        path: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Vec<u8>, CatalogError> {
+        let url = format!("{}://{}{path}", url.scheme(), url.authority());
+        let mut request = self.agent.post(&url).config().timeout_global(Some(patience)).build();
+        let token = self.token.lock().clone().filter(|token| !token.is_empty());
+        if let Some(token) = token {
+            request = request.header("Authorization", token);
+        }
+        let response = request.content_type("application/json").send(body)?;
+        let is_ok = response.status().is_success();
+        let bound = limits::ETCD_ANSWER_LEN_MAX as u64;
+        let mut answer = Vec::new();
+        response.into_body().into_reader().take(bound + 1).read_to_end(&mut answer)?;
+        if answer.len() as u64 > bound {
+            return Err(CatalogError::TooLong);
+        }
+        if is_ok { Ok(answer) } else { Err(CatalogError::Refused(Refusal::decode(&answer))) }
+    }
+
+    /// Says once that etcd is away, and once that it is back.
+    fn note(&self, answer: &Result<Vec<u8>, CatalogError>) {
+        let reachable = match answer {
+            Ok(_) => true,
+            Err(error @ CatalogError::Refused(_)) => !is_unavailable(error),
+            Err(_) => false,
+        };
+        let before = self.reachable.swap(reachable, Ordering::Relaxed);
+        match answer {
+            Err(error) if before && !reachable => {
+                log::warn!("the catalog is away, pulls go on without it: {error}");
+            }
+            _ if reachable && !before => log::info!("the catalog is back"),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client of {:?}", self.members.lock().urls)
+    }
+}
+
+/// Whether another member may do what this one could not: it has no leader, is overloaded or broken.
+fn is_unavailable(error: &CatalogError) -> bool {
+    const UNKNOWN: u64 = 2;
+    const DEADLINE_EXCEEDED: u64 = 4;
+    const INTERNAL: u64 = 13;
+    const UNAVAILABLE: u64 = 14;
+    let codes = [0, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE];
+    matches!(error, CatalogError::Refused(refusal) if codes.contains(&refusal.code))
+}
+
+/// The members of the cluster and which of them failed lately.
+#[derive(Debug)]
+struct Members {
+    urls: Vec<Url>,
+    down_until: Vec<Time>,
+}
+
+impl Members {
+    fn new(urls: Vec<Url>) -> Members {
+        let down_until = vec![Time::ZERO; urls.len()];
+        Members { urls, down_until }
+    }
+
+    /// All members: those that work in the order of the configuration, then those that failed
+    /// lately, the longest ago first.
+    fn order(&self, now: Time) -> Vec<(usize, Url)> {
+        let mut numbers: Vec<usize> = (0..self.urls.len()).collect();
+        numbers.sort_by_key(|&number| Some(self.down_until[number]).filter(|until| *until > now));
+        numbers.into_iter().map(|number| (number, self.urls[number].clone())).collect()
+    }
+
+    fn answered(&mut self, number: usize) {
+        self.down_until[number] = Time::ZERO;
+    }
+
+    fn failed(&mut self, number: usize, now: Time) {
+        self.down_until[number] = now + limits::ETCD_MEMBER_PAUSE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_that_failed_lately_come_last() {
+        let url = |port: u16| Url::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        let mut members = Members::new(vec![url(1), url(2), url(3)]);
+        let order = |members: &Members, now| -> Vec<usize> {
+            members.order(now).into_iter().map(|(number, _)| number).collect()
+        };
+        assert_eq!(order(&members, Time::ZERO), [0, 1, 2]);
+        members.failed(0, Time::ZERO);
+        assert_eq!(order(&members, Time::ZERO), [1, 2, 0]);
+        members.failed(1, Time::ZERO + Duration::from_secs(1));
+        assert_eq!(order(&members, Time::ZERO), [2, 0, 1]);
+        assert_eq!(order(&members, Time::ZERO + limits::ETCD_MEMBER_PAUSE), [0, 2, 1]);
+        members.answered(1);
+        assert_eq!(order(&members, Time::ZERO), [1, 2, 0]);
+    }
+}

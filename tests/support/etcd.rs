@@ -1,0 +1,94 @@
+//! etcd of the `etcd-server` package: one member or a cluster, each with a storage of its own.
+
+use std::process::Command;
+
+use tempfile::TempDir;
+use torrent_cache::proto::http1::Url;
+
+use super::process::{Finished, Process};
+use super::{free_port, get, temp_dir, wait_for};
+
+/// One running member.
+#[derive(Debug)]
+pub struct Etcd {
+    name: String,
+    arguments: Vec<String>,
+    client_port: u16,
+    process: Process,
+    _dir: TempDir,
+}
+
+impl Etcd {
+    /// A member that is a cluster by itself.
+    pub fn start() -> Etcd {
+        Etcd::cluster(1).remove(0)
+    }
+
+    /// A cluster of `count` members that answer.
+    pub fn cluster(count: usize) -> Vec<Etcd> {
+        let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
+        let peers: Vec<String> = (ports.iter().enumerate())
+            .map(|(number, (_, peer))| format!("etcd{number}=http://127.0.0.1:{peer}"))
+            .collect();
+        let start = |(number, (client, peer)): (usize, &(u16, u16))| {
+            let dir = temp_dir();
+            let client_url = format!("http://127.0.0.1:{client}");
+            let peer_url = format!("http://127.0.0.1:{peer}");
+            let arguments = [
+                ("--name", format!("etcd{number}")),
+                ("--data-dir", dir.path().display().to_string()),
+                ("--listen-client-urls", client_url.clone()),
+                ("--advertise-client-urls", client_url),
+                ("--listen-peer-urls", peer_url.clone()),
+                ("--initial-advertise-peer-urls", peer_url),
+                ("--initial-cluster", peers.join(",")),
+            ];
+            let arguments: Vec<String> =
+                arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let name = format!("etcd{number}");
+            let process = spawn(&name, &arguments);
+            Etcd { name, arguments, client_port: *client, process, _dir: dir }
+        };
+        let members: Vec<Etcd> = ports.iter().enumerate().map(start).collect();
+        members.iter().for_each(Etcd::wait_until_healthy);
+        members
+    }
+
+    pub fn url(&self) -> Url {
+        Url::parse(&format!("http://127.0.0.1:{}", self.client_port)).expect("a URL")
+    }
+
+    pub fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Starts a member that was ended, with the storage that it had.
+    pub fn start_again(&mut self) {
+        self.process = spawn(&self.name, &self.arguments);
+    }
+
+    pub fn wait_until_healthy(&self) {
+        let url = format!("http://127.0.0.1:{}/health", self.client_port);
+        wait_for("etcd to be healthy", || {
+            get(&url, &[]).ok().filter(|answer| answer.text().contains("true"))
+        });
+    }
+
+    /// Runs `etcdctl` of the `etcd-client` package against this member.
+    pub fn ctl(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new("etcdctl");
+        let endpoint = format!("--endpoints=http://127.0.0.1:{}", self.client_port);
+        command.env("ETCDCTL_API", "3").arg(endpoint).args(arguments);
+        Process::run("etcdctl", command, "etcd-client")
+    }
+}
+
+fn spawn(name: &str, arguments: &[String]) -> Process {
+    let mut command = Command::new("etcd");
+    command.args(arguments);
+    Process::spawn(name, command, "etcd-server")
+}
