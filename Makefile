@@ -1,0 +1,74 @@
+# `make` lists the targets. Every option of the program can be given as a variable:
+#   make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1
+
+CARGO ?= cargo
+DATA ?= $(or $(XDG_DATA_HOME),$(if $(HOME),$(HOME)/.local/share,target/run))/torrent-cache
+
+# Defaults that work together on one machine, without root. Make hands them, what stands on its
+# command line, and the environment to the program.
+run-client: export TRACKER ?= http://127.0.0.1:6969/announce
+run-client: export ETCD_HOST ?= 127.0.0.1
+run-client: export CERTFILE ?= $(DATA)/client/cert.pem
+run-client: export PRIVATEKEY ?= $(DATA)/client/key.pem
+run-client: export STORAGE ?= $(DATA)/client/storage
+run-tracker: export STORAGE ?= $(DATA)/tracker
+
+.PHONY: help build test check fmt lint doc tidy demo run-tracker run-client fuzz deps clean
+
+help:
+	@echo 'make build         the release binary, target/release/torrent-cache'
+	@echo 'make test          all tests (make deps once before)'
+	@echo 'make check         format, lints, documentation and all tests: what a change must pass'
+	@echo 'make demo          three clients on this machine pull one image; shows who sent what'
+	@echo 'make run-tracker   the tracker and its etcd, in the foreground'
+	@echo 'make run-client    a client that uses them, in the foreground'
+	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
+	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and nightly Rust)'
+	@echo 'make clean         removes what was built'
+	@echo
+	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
+	@echo 'Data of run-tracker and run-client: $(DATA)'
+
+build:
+	$(CARGO) build --release --locked
+
+test:
+	$(CARGO) test --locked
+
+check: fmt lint doc test
+
+fmt:
+	$(CARGO) fmt --check
+
+lint:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+tidy:
+	$(CARGO) test --locked --test tidy
+
+demo:
+	@tests/demo.sh
+
+run-tracker: build
+	@mkdir -p "$$STORAGE"
+	@exec target/release/torrent-cache tracker
+
+run-client: build
+	@mkdir -p "$$STORAGE" "$$(dirname "$$CERTFILE")" "$$(dirname "$$PRIVATEKEY")"
+	@exec target/release/torrent-cache client
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { echo 'cargo install cargo-fuzz' >&2; exit 1; }
+	@for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+deps:
+	tests/install.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs Debian packages for tests and the demo, as root or through sudo.
+#
+#   tests/install.sh                 everything that the tests use
+#   tests/install.sh PACKAGE...      only these
+#
+# No service is started: the tests run etcd, registries and the like themselves.
+set -euo pipefail
+
+packages=("$@")
+if ((${#packages[@]} == 0)); then
+  packages=(etcd-server docker-registry skopeo curl python3 gcc libc6-dev)
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
+    missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "installed already: ${packages[*]}"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || { echo "run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "installing with apt-get: ${missing[*]}"
+
+# Debian starts the services of what it installs unless this file says no; a policy that is there stays.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+fi
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends "${missing[@]}"
