@@ -115,6 +115,28 @@ pub const TRACKER_SCRAPE_MAX: usize = 74;
 /// The longest answer of an HTTP tracker that is read: [`TRACKER_PEERS_MAX`] peers in dictionaries are 20 KB,
 /// but a tracker may send more than were asked for.
 pub const TRACKER_ANSWER_LEN_MAX: usize = 256 << 10;
+/// Peers that the tracker remembers, 12 bytes for each with IPv4 and 24 with IPv6: 1,000 hosts with
+/// 4,000 blobs each. When full, a new one is answered but not remembered.
+pub const REGISTRY_PEERS_MAX: usize = 4 << 20;
+/// Swarms that the tracker remembers; when full, the first peer of a new one is not remembered.
+pub const REGISTRY_SWARMS_MAX: usize = 256 << 10;
+/// Peers of one swarm and address family: a new one moves half of the others in memory, which must
+/// stay a matter of microseconds. When full, a new one is answered but not remembered.
+pub const REGISTRY_SWARM_PEERS_MAX: usize = 16 << 10;
+/// Peers in an answer when the asker does not say how many it wants (BEP 3).
+pub const TRACKER_NUMWANT: usize = 50;
+/// Announces per second that the intervals aim at when there are many peers.
+pub const TRACKER_ANNOUNCES_PER_SECOND: u64 = 1000;
+/// The interval of a leecher when there are few: a blob is spread in seconds to minutes, and who
+/// came first must hear of who came later.
+pub const TRACKER_LEECHER_INTERVAL: Duration = Duration::from_secs(30);
+/// The longest interval of a leecher.
+pub const TRACKER_LEECHER_INTERVAL_MAX: Duration = Duration::from_secs(300);
+/// The interval of a seeder when there are few.
+pub const TRACKER_SEEDER_INTERVAL: Duration = Duration::from_secs(300);
+/// The longest interval of a seeder; after a restart of the tracker it takes as long until all are
+/// known again.
+pub const TRACKER_SEEDER_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 
 // Fetching.
 

@@ -1,1 +1,3 @@
 //! Floor 6: the tracker that peers see, and the etcd beside it.
+
+pub mod registry;
