@@ -194,3 +194,10 @@ pub const ETCD_MEMBER_PAUSE: Duration = Duration::from_secs(10);
 pub const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// The longest pause: sharing resumes this long after etcd is back, at the latest.
 pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+// Upstreams.
+
+/// Redirects that are followed for one blob; containerd follows as many.
+pub const UPSTREAM_REDIRECTS_MAX: usize = 10;
+/// How much of the body of an answer that is no blob is read: errors of registries are below 1 KiB.
+pub const UPSTREAM_ANSWER_LEN_MAX: usize = 64 << 10;
