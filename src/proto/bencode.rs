@@ -1,8 +1,8 @@
 //! Bencode (BEP 3): strict, canonical, bounded. Values borrow from the input.
 //!
-//! Only the canonical form is taken: keys sorted and unique, numbers without leading zeros, `-0` or `+`.
-//! So a value has one encoding, and a dictionary's hash can be that of its bytes as they were read:
-//! [`Dict::raw`].
+//! Only the canonical form is taken: keys sorted and unique, numbers without leading zeros, `-0` or
+//! `+`. So a value has one encoding, and a dictionary's hash can be that of its bytes as they were
+//! read: [`Dict::raw`].
 //!
 //! **Invariant:** memory is bounded by [`VALUES_MAX`], not by a number in the input; recursion by
 //! [`DEPTH_MAX`].

@@ -1,5 +1,5 @@
-//! A set of pieces, with the bit order of the `bitfield` message (BEP 3): the first piece is the highest
-//! bit of the first byte.
+//! A set of pieces, with the bit order of the `bitfield` message (BEP 3): the first piece is the
+//! highest bit of the first byte.
 //!
 //! **Invariant:** the spare bits of the last byte are zero, and `count` is the number of bits set.
 
@@ -58,8 +58,8 @@ impl Pieces {
     /// Reads the payload of a `bitfield` message.
     ///
     /// # Errors
-    /// If it has another length than [`Pieces::to_bytes`] gives, or a spare bit is set: BEP 3 has such a
-    /// peer dropped.
+    /// If it has another length than [`Pieces::to_bytes`] gives, or a spare bit is set: BEP 3 has
+    /// such a peer dropped.
     pub fn from_bytes(geometry: Geometry, bytes: &[u8]) -> Result<Pieces, BitfieldError> {
         if bytes.len() != geometry.piece_count().div_ceil(8) as usize {
             return Err(BitfieldError::BadLength);
@@ -83,7 +83,8 @@ impl Pieces {
         &self.geometry
     }
 
-    /// Adds `piece`; whether it is new. A piece of another geometry, beyond the last one, is not added.
+    /// Adds `piece`; whether it is new. A piece of another geometry, beyond the last one, is not
+    /// added.
     pub fn insert(&mut self, piece: PieceIndex) -> bool {
         let new = !self.contains(piece) && self.set(piece, true);
         self.count = self.count.saturating_add(u32::from(new));

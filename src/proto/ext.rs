@@ -1,7 +1,7 @@
 //! The extension handshake (BEP 10): what a peer says about itself once both handshakes are done.
 //!
-//! All of it are hints. A key that we do not know, or whose value has the wrong type or is out of range,
-//! is as if it were not there.
+//! All of it are hints. A key that we do not know, or whose value has the wrong type or is out of
+//! range, is as if it were not there.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,8 +28,8 @@ pub struct ExtHandshake {
     pub reqq: Option<u32>,
     /// `p`: the TCP port where the sender takes connections, not 0.
     pub port: Option<u16>,
-    /// `tc_block`: the longest block in bytes that the sender takes and gives, at least 1. Ours alone: BEP 3
-    /// clients close the connection on requests above 16 KiB to 128 KiB.
+    /// `tc_block`: the longest block in bytes that the sender takes and gives, at least 1. Ours
+    /// alone: BEP 3 clients close the connection on requests above 16 KiB to 128 KiB.
     pub block_len_max: Option<u32>,
     /// `metadata_size`: length in bytes of the info dictionary (BEP 9), at least 1.
     pub metadata_size: Option<u32>,

@@ -1,8 +1,8 @@
-//! The `.torrent` of a blob (BEP 3 v1), a function of the blob's bytes alone: two hosts that fetched the
-//! same blob on their own make the same info-hash, and so one swarm.
+//! The `.torrent` of a blob (BEP 3 v1), a function of the blob's bytes alone: two hosts that
+//! fetched the same blob on their own make the same info-hash, and so one swarm.
 //!
-//! Ours holds `length`, `name`, `piece length`, `pieces` and `private`, and nothing else. A foreign one
-//! may hold more: it is kept as it came, because the info-hash covers it.
+//! Ours holds `length`, `name`, `piece length`, `pieces` and `private`, and nothing else. A foreign
+//! one may hold more: it is kept as it came, because the info-hash covers it.
 //!
 //! **Invariant:** `info` is a canonical bencoded dictionary of a single file whose `pieces` fit its
 //! geometry. Torrents of several files are not read.
@@ -80,8 +80,8 @@ impl From<GeometryError> for MetainfoError {
 }
 
 impl Metainfo {
-    /// Our metainfo of the blob that is called `name`, is `blob_len` bytes long, and whose pieces by
-    /// [`Geometry::for_blob`] have these hashes.
+    /// Our metainfo of the blob that is called `name`, is `blob_len` bytes long, and whose pieces
+    /// by [`Geometry::for_blob`] have these hashes.
     ///
     /// # Errors
     /// If the blob is empty or too long, or there is not one hash for each piece.

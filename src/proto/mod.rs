@@ -30,7 +30,8 @@ pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;
 
-/// Text that a stranger sent, made fit for a log line: no control characters, at most `chars_max` characters.
+/// Text that a stranger sent, made fit for a log line: no control characters, at most `chars_max`
+/// characters.
 fn printable(bytes: &[u8], chars_max: usize) -> String {
     // Cut before it is converted: the work is bounded too. No character is longer than 4 bytes.
     let bytes = bytes.get(..chars_max.saturating_mul(4)).unwrap_or(bytes);

@@ -11,8 +11,8 @@ use crate::limits::{BLOCK_LEN_MAX, PEER_MESSAGE_LEN_MAX};
 
 /// Length of a [`Handshake`] on the wire.
 pub const HANDSHAKE_LEN: usize = 68;
-/// Length of the head of a `piece` message on the wire: the length, the id, the piece, and where in it
-/// the block begins.
+/// Length of the head of a `piece` message on the wire: the length, the id, the piece, and where in
+/// it the block begins.
 pub const BLOCK_HEAD_LEN: usize = 13;
 
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
@@ -322,8 +322,8 @@ pub fn encode_block_head(block: RawBlock) -> [u8; BLOCK_HEAD_LEN] {
 /// Bytes that no honest peer sends. The connection is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerError {
-    /// The first byte begins no handshake. Message stream encryption begins so; its users come back in
-    /// plain when the connection is closed.
+    /// The first byte begins no handshake. Message stream encryption begins so; its users come back
+    /// in plain when the connection is closed.
     NoHandshake,
     /// A handshake of another protocol.
     OtherProtocol,

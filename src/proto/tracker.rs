@@ -1,6 +1,6 @@
 //! What announce and scrape say, whatever carries them: [`crate::proto::tracker_http`] and
-//! [`crate::proto::tracker_udp`] read and write it. Also the compact form of peers' addresses, which both
-//! use (BEP 15, 23, 7).
+//! [`crate::proto::tracker_udp`] read and write it. Also the compact form of peers' addresses,
+//! which both use (BEP 15, 23, 7).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,8 +45,8 @@ pub struct AnnounceRequest {
     pub numwant: Option<u32>,
     /// A number that proves to the tracker, after a change of address, that it is the same client.
     pub key: Option<u32>,
-    /// The address to give to others, where it is not the one that the tracker sees. It is a claim. UDP
-    /// carries IPv4 alone.
+    /// The address to give to others, where it is not the one that the tracker sees. It is a claim.
+    /// UDP carries IPv4 alone.
     pub ip: Option<IpAddr>,
     /// What the tracker gave as [`AnnounceResponse::tracker_id`]. UDP does not carry it.
     pub tracker_id: Option<Vec<u8>>,
@@ -79,7 +79,8 @@ pub struct ScrapeRequest {
 /// A tracker's answer to a [`ScrapeRequest`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrapeResponse {
-    /// The swarms that the tracker knows, at most [`crate::limits::TRACKER_SCRAPE_MAX`] when decoded.
+    /// The swarms that the tracker knows, at most [`crate::limits::TRACKER_SCRAPE_MAX`] when
+    /// decoded.
     pub swarms: BTreeMap<Sha1Hash, ScrapeCounts>,
 }
 
@@ -119,8 +120,8 @@ pub(super) fn put_peers_v6(out: &mut Vec<u8>, peers: &[SocketAddr]) {
     }
 }
 
-/// Adds the peers that `bytes` names in compact IPv4 form. A rest that is no whole peer is ignored, as
-/// other clients do.
+/// Adds the peers that `bytes` names in compact IPv4 form. A rest that is no whole peer is ignored,
+/// as other clients do.
 pub(super) fn take_peers_v4(bytes: &[u8], peers: &mut Vec<SocketAddr>) {
     let (entries, _) = bytes.as_chunks::<PEER_V4_LEN>();
     for [a, b, c, d, high, low] in entries {
@@ -134,13 +135,14 @@ pub(super) fn take_peers_v6(bytes: &[u8], peers: &mut Vec<SocketAddr>) {
     let (entries, _) = bytes.as_chunks::<PEER_V6_LEN>();
     for entry in entries {
         let Some((ip, [high, low])) = entry.split_first_chunk::<16>() else { return };
-        let ip = Ipv6Addr::from(*ip).to_canonical();
-        add_peer(peers, ip, u16::from_be_bytes([*high, *low]));
+        add_peer(peers, Ipv6Addr::from(*ip).into(), u16::from_be_bytes([*high, *low]));
     }
 }
 
-/// Adds a peer, unless nobody can be reached there or there are enough.
+/// Adds a peer, unless nobody can be reached there or there are enough. An IPv4 address in an IPv6
+/// one is added as what it is.
 pub(super) fn add_peer(peers: &mut Vec<SocketAddr>, ip: IpAddr, port: u16) {
+    let ip = ip.to_canonical();
     if port != 0 && !ip.is_unspecified() && peers.len() < TRACKER_PEERS_MAX {
         peers.push(SocketAddr::new(ip, port));
     }

@@ -1,5 +1,5 @@
-//! Announce and scrape over HTTP (BEP 3, 7, 23, 48), both directions: the query of a request, and the
-//! bencoded body of an answer. What an HTTP request is, is not here.
+//! Announce and scrape over HTTP (BEP 3, 7, 23, 48), both directions: the query of a request, and
+//! the bencoded body of an answer. What an HTTP request is, is not here.
 //!
 //! Peers are written in compact form, and read in compact form or as dictionaries.
 
@@ -22,8 +22,8 @@ const TRACKER_ID_LEN_MAX: usize = 128;
 /// Of a failure reason, what is kept.
 const REASON_CHARS_MAX: usize = 200;
 
-/// A query that is no request: a parameter is missing or makes no sense. The text is fit for a failure
-/// reason.
+/// A query that is no request: a parameter is missing or makes no sense. The text is fit for a
+/// failure reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryError {
     /// The name of the parameter.
@@ -71,8 +71,8 @@ impl From<BencodeError> for AnswerError {
 }
 
 impl AnnounceRequest {
-    /// Reads the query of an announce: what follows the `?`. The first of equal parameters counts, and
-    /// those that the protocol does not need have to make no sense.
+    /// Reads the query of an announce: what follows the `?`. The first of equal parameters counts,
+    /// and those that the protocol does not need have to make no sense.
     ///
     /// # Errors
     /// If `info_hash`, `peer_id` or `port` is missing or bad.
@@ -101,7 +101,8 @@ impl AnnounceRequest {
         })
     }
 
-    /// The query of an announce, to follow a `?` or, where the announce URL has a query already, an `&`.
+    /// The query of an announce, to follow a `?` or, where the announce URL has a query already, an
+    /// `&`.
     #[must_use]
     pub fn to_query(&self) -> String {
         let mut query = format!(
@@ -142,8 +143,8 @@ impl AnnounceResponse {
     /// Reads the body of a tracker's answer to an announce.
     ///
     /// # Errors
-    /// If the tracker refuses, or the body is no such answer. A single peer that makes no sense is no
-    /// error: it is left out.
+    /// If the tracker refuses, or the body is no such answer. A single peer that makes no sense is
+    /// no error: it is left out.
     pub fn from_bencode(body: &[u8]) -> Result<AnnounceResponse, AnswerError> {
         let value = answer(body)?;
         let dict = value.as_dict().ok_or(AnswerError::BadKey("interval"))?;
@@ -168,8 +169,8 @@ impl AnnounceResponse {
         })
     }
 
-    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in compact
-    /// form.
+    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in
+    /// compact form.
     pub fn put_bencode(&self, out: &mut Vec<u8>) {
         let given = self.peers.get(..TRACKER_PEERS_MAX).unwrap_or(&self.peers);
         let (mut peers, mut peers6) = (Vec::new(), Vec::new());
@@ -194,8 +195,8 @@ impl AnnounceResponse {
 }
 
 impl ScrapeRequest {
-    /// Reads the query of a scrape: each `info_hash` in it, at most [`TRACKER_SCRAPE_MAX`]. None at all
-    /// asks for every swarm.
+    /// Reads the query of a scrape: each `info_hash` in it, at most [`TRACKER_SCRAPE_MAX`]. None at
+    /// all asks for every swarm.
     ///
     /// # Errors
     /// If one is bad.
@@ -280,7 +281,8 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Adds the peer that a dictionary names (BEP 3); its `ip` may be a host name, which is not looked up.
+/// Adds the peer that a dictionary names (BEP 3); its `ip` may be a host name, which is not looked
+/// up.
 fn take_peer(peer: &Value<'_>, peers: &mut Vec<std::net::SocketAddr>) {
     let Some(dict) = peer.as_dict() else { return };
     let ip = dict.bytes(b"ip").and_then(|ip| str::from_utf8(ip).ok()?.parse::<IpAddr>().ok());
@@ -307,8 +309,8 @@ fn twenty_bytes(query: &str, name: &'static str) -> Result<[u8; 20], QueryError>
     bytes.ok_or(QueryError { parameter: name })
 }
 
-/// Undoes percent-encoding (RFC 3986). A `%` without two digits stands for itself, and so does `+`: it is
-/// a space in HTML forms alone.
+/// Undoes percent-encoding (RFC 3986). A `%` without two digits stands for itself, and so does `+`:
+/// it is a space in HTML forms alone.
 fn unescape(mut text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     while let Some((&first, rest)) = text.split_first() {
@@ -470,7 +472,13 @@ mod tests {
 
     #[test]
     fn peers_that_cannot_be_reached_or_are_no_whole_peer_are_left_out() {
-        let peers = answered(b"d8:intervali60e5:peers21:\x0a\0\0\x01\x1a\xe1\x0a\0\0\x02\0\0\0\0\0\0\x1a\xe1\x0a\0\0e");
+        let peers = answered(
+            b"d8:intervali60e5:peers21:\
+              \x0a\0\0\x01\x1a\xe1\
+              \x0a\0\0\x02\0\0\
+              \0\0\0\0\x1a\xe1\
+              \x0a\0\0e",
+        );
         assert_eq!(peers, ["10.0.0.1:6881".parse().unwrap()]);
         let mapped = b"d8:intervali60e6:peers618:\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01\x1a\xe1e";
         assert_eq!(answered(mapped), ["10.0.0.1:6881".parse().unwrap()], "IPv4 in IPv6");

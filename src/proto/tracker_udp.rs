@@ -13,8 +13,8 @@ use crate::proto::tracker::{
     self, AnnounceEvent, AnnounceRequest, AnnounceResponse, PEER_V4_LEN, PEER_V6_LEN, ScrapeCounts,
 };
 
-/// The longest datagram that is made: what the smallest path of IPv6 carries in one packet. It holds 202
-/// IPv4 peers or 67 IPv6 peers.
+/// The longest datagram that is made: what the smallest path of IPv6 carries in one packet. It
+/// holds 202 IPv4 peers or 67 IPv6 peers.
 pub const DATAGRAM_LEN_MAX: usize = 1232;
 
 /// What stands in a connect request in the place of a connection id.
@@ -36,8 +36,8 @@ mod action {
     pub const ERROR: u32 = 3;
 }
 
-/// Which addresses an answer carries: those of the family of the socket that the request came through,
-/// for an answer does not say it itself.
+/// Which addresses an answer carries: those of the family of the socket that the request came
+/// through, for an answer does not say it itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4.
@@ -180,8 +180,8 @@ impl Request {
 impl Response {
     /// Reads a datagram that a tracker sent to a socket of `family`.
     ///
-    /// An announce answer of 8 bytes is how opentracker refuses a swarm that it does not serve: it is
-    /// read as an error without a message.
+    /// An announce answer of 8 bytes is how opentracker refuses a swarm that it does not serve: it
+    /// is read as an error without a message.
     ///
     /// # Errors
     /// If it is no answer.
@@ -227,8 +227,8 @@ impl Response {
         }
     }
 
-    /// Appends the datagram to `out`, for a socket of `family`: peers of the other family are left out,
-    /// and so are those for which [`DATAGRAM_LEN_MAX`] has no room.
+    /// Appends the datagram to `out`, for a socket of `family`: peers of the other family are left
+    /// out, and so are those for which [`DATAGRAM_LEN_MAX`] has no room.
     pub fn encode(&self, family: Family, out: &mut Vec<u8>) {
         let mut put = |numbers: &[u32]| {
             numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
@@ -357,7 +357,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::limits::TRACKER_PEERS_MAX;
 
     fn announce() -> AnnounceRequest {
         AnnounceRequest {
@@ -483,7 +482,7 @@ mod tests {
 
     #[test]
     fn an_answer_fits_one_packet_and_keeps_few_peers() {
-        for (family, ip, kept) in [(Family::V4, "10.0.0.1", 202), (Family::V6, "::1", 67)] {
+        for (family, ip, kept) in [(Family::V4, "10.0.0.1", 200), (Family::V6, "::1", 67)] {
             let announce =
                 AnnounceResponse { peers: peers(500, ip), ..AnnounceResponse::default() };
             let datagram = answered(&Response::Announce { transaction: 1, announce }, family);
@@ -492,7 +491,7 @@ mod tests {
             else {
                 panic!("an announce comes back")
             };
-            assert_eq!(announce.peers, peers(kept.min(TRACKER_PEERS_MAX as u16), ip));
+            assert_eq!(announce.peers, peers(kept, ip));
         }
         let shout = Response::Error { transaction: 1, message: "a".repeat(5000) };
         assert_eq!(answered(&shout, Family::V4).len(), DATAGRAM_LEN_MAX);
