@@ -5,7 +5,9 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// Fills `bytes` from the kernel's generator.
@@ -103,14 +105,24 @@ pub fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], offset: u64) -> io::
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
-/// Asks the kernel to signal `SIGTERM` to the calling process when its parent ends. For children
-/// that must not outlive us; async-signal-safe, so it may run between `fork` and `exec`.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn die_with_parent() -> io::Result<()> {
-    // SAFETY: this `prctl` takes no pointers.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })
+/// Makes the process that `command` starts get `SIGTERM` when its parent ends, whichever way. The
+/// kernel counts the *thread* that starts it as the parent: it must live as long as the child is
+/// to.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let before_exec = move || {
+        // SAFETY: this `prctl` takes no pointers.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
+        // The parent may have ended before the kernel was asked; then no signal comes.
+        // SAFETY: the call takes nothing and cannot fail.
+        if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between `fork` and `exec` the closure makes two async-signal-safe calls; it neither
+    // allocates nor takes a lock.
+    unsafe { command.pre_exec(before_exec) };
 }
 
 /// Sends `signal` to a process of ours.

@@ -276,15 +276,15 @@ mod model {
         let event =
             [AnnounceEvent::None, AnnounceEvent::Completed, AnnounceEvent::Stopped][rng.index(3)];
         let left = rng.below(2);
-        let numwant = Some(u32::try_from(rng.below(10)).expect("below ten"));
-        let request = AnnounceRequest { numwant, ..request(number, left, event) };
+        let numwant = u32::try_from(rng.below(10)).expect("below ten");
+        let request = AnnounceRequest { numwant: Some(numwant), ..request(number, left, event) };
         let answer = registry.announce(at(second), address, &request, rng);
 
         let others = model.others((number, address), left == 0);
         let given = BTreeSet::from_iter(answer.peers.iter().copied());
         assert_eq!(given.len(), answer.peers.len(), "nobody twice");
         assert!(given.is_subset(&others), "{given:?} of {others:?}");
-        assert_eq!(given.len(), others.len().min(numwant.unwrap_or(0) as usize));
+        assert_eq!(given.len(), others.len().min(numwant as usize));
 
         model.0.remove(&(number, address));
         if event != AnnounceEvent::Stopped && address.port() != 0 {
