@@ -48,6 +48,13 @@ pub const UPSTREAM_READ: Duration = Duration::from_secs(30);
 pub const HTTP_HEAD: Duration = Duration::from_secs(10);
 /// A connection that has sent nothing for this long is closed.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// Between two reads of a request's body.
+pub const HTTP_READ: Duration = Duration::from_secs(30);
+/// How long a connection that was answered for the last time may go on sending: closed at once, the
+/// answer could be lost.
+pub const HTTP_LINGER: Duration = Duration::from_secs(2);
+/// A tunnel in which nothing moved for this long is closed.
+pub const HTTP_TUNNEL_IDLE: Duration = Duration::from_secs(600);
 /// A client that takes no byte of its response for this long is gone. Long, because a runtime that
 /// unpacks a layer reads in bursts.
 pub const HTTP_WRITE: Duration = Duration::from_secs(300);
@@ -67,6 +74,9 @@ pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
 pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
 /// Workers of one server: requests served at once; when all are busy, readable connections wait.
 pub const HTTP_WORKERS_MAX: usize = 256;
+/// What a handler left of a request's body is read up to this length to keep the connection; beyond it,
+/// closing costs less.
+pub const HTTP_DRAIN_LEN_MAX: u64 = 64 << 10;
 /// How long a worker without work stays.
 pub const HTTP_WORKER_IDLE: Duration = Duration::from_secs(30);
 /// One read or write of a body: plain read and write with large buffers is as fast as anything

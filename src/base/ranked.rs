@@ -132,6 +132,11 @@ impl Signal {
         self.0.notify_all();
     }
 
+    /// Wakes one waiter, if there is any: enough when each change is work for one.
+    pub fn wake_one(&self) {
+        self.0.notify_one();
+    }
+
     /// Lets go of the lock until woken; spurious wake-ups happen.
     #[must_use]
     pub fn wait<'a, T>(&self, mut guard: Guard<'a, T>) -> Guard<'a, T> {

@@ -54,6 +54,14 @@ pub fn spawn(
     Ok(Handle { name, inner })
 }
 
+/// Runs `body` for one connection of a thread that serves many: a panic ends that connection, is
+/// counted like one of a [`Role::Connection`] thread, and gives `None`.
+pub fn contain<T>(body: impl FnOnce() -> T) -> Option<T> {
+    let caught = catch_unwind(AssertUnwindSafe(body));
+    let name = thread::current().name().unwrap_or("-").to_owned();
+    caught.inspect_err(|panic| on_panic(&name, Role::Connection, panic.as_ref())).ok()
+}
+
 fn on_panic(name: &str, role: Role, panic: &(dyn Any + Send)) {
     let text = panic
         .downcast_ref::<&str>()

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod resolve;
+pub mod serve;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

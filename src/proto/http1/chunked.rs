@@ -150,7 +150,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, ChunkError> {
 
 /// Writes what stands before a chunk of `len` bytes, which must not be zero: that would end the body.
 /// [`CHUNK_END`] follows the bytes, [`LAST_CHUNK`] the last chunk.
-pub fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
+pub fn encode_chunk_head(len: u64, out: &mut Vec<u8>) {
     debug_assert!(len > 0, "an empty chunk ends the body");
     out.extend_from_slice(format!("{len:x}\r\n").as_bytes());
 }
@@ -200,7 +200,7 @@ mod tests {
     fn what_is_encoded_decodes() {
         let mut out = Vec::new();
         for chunk in [&b"x"[..], &[7; 4096]] {
-            encode_chunk_head(chunk.len(), &mut out);
+            encode_chunk_head(chunk.len() as u64, &mut out);
             out.extend_from_slice(chunk);
             out.extend_from_slice(CHUNK_END);
         }

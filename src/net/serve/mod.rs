@@ -1,0 +1,300 @@
+//! The HTTP/1.1 server (RFC 9112) that faces clients: accept, parking, workers.
+//!
+//! A connection waits for its client in one thread, [`parking`], where it costs a descriptor and no
+//! thread: for its first byte, for the rest of a handshake or of a head, for the next request. What
+//! came is read by a [`workers`] thread, which hands whole requests to the [`Handler`] with blocking
+//! I/O. The first byte tells TLS from plain HTTP.
+//!
+//! **Invariant:** whatever clients do, accepting goes on, memory and threads are bounded, and an answer
+//! that was not finished never looks finished.
+//! Not here: what a request means.
+
+mod accept;
+mod conn;
+mod exchange;
+mod parking;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod workers;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::base::clock::Time;
+use crate::base::figures;
+use crate::base::metrics::Held;
+use crate::base::ranked::{Rank, Ranked, Signal};
+use crate::base::stop::Stop;
+use crate::base::sys::{Epoll, Waker};
+use crate::base::thread::{self, Handle, Role};
+use crate::limits;
+
+use conn::Conn;
+
+pub use exchange::{Exchange, ExchangeError, RequestBody};
+pub use tunnel::Moved;
+
+/// What answers requests. One value serves all workers at once.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request: with [`Exchange::respond`], with [`Exchange::start`] and what follows it, or
+    /// with [`Exchange::tunnel`].
+    ///
+    /// # Errors
+    /// Before the answer has begun, an error becomes a 500. After that it cuts the connection so that
+    /// the client sees it, and so does coming back before [`Exchange::finish`].
+    fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError>;
+}
+
+/// How a server is set up. [`ServerConfig::new`] has the usual values.
+pub struct ServerConfig {
+    /// What its threads are called, at most 8 bytes.
+    pub name: &'static str,
+    /// Where it listens.
+    pub listener: TcpListener,
+    /// What it shows to clients that begin with TLS; `None`: they are told to go away at once.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether clients without TLS are served.
+    pub plain: bool,
+    /// Requests served at once.
+    pub workers_max: usize,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Open connections of one client address.
+    pub per_address_max: usize,
+    /// From a request's first byte to the end of its head, and the same for a handshake.
+    pub head: Duration,
+    /// How long a connection may be silent between requests.
+    pub idle: Duration,
+    /// How long a client may take no byte of its answer.
+    pub write: Duration,
+}
+
+impl ServerConfig {
+    /// Plain HTTP with the limits of [`limits`].
+    #[must_use]
+    pub fn new(name: &'static str, listener: TcpListener) -> ServerConfig {
+        ServerConfig {
+            name,
+            listener,
+            tls: None,
+            plain: true,
+            workers_max: limits::HTTP_WORKERS_MAX,
+            connections_max: limits::HTTP_CONNECTIONS_MAX,
+            per_address_max: limits::HTTP_CONNECTIONS_PER_ADDRESS_MAX,
+            head: limits::HTTP_HEAD,
+            idle: limits::HTTP_IDLE,
+            write: limits::HTTP_WRITE,
+        }
+    }
+}
+
+/// A running server. Dropping it stops it at once.
+pub struct Server {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    /// Accept and parking; taken by the first stop.
+    core: Ranked<Option<Core>>,
+}
+
+struct Core {
+    listener: Arc<TcpListener>,
+    threads: [Handle; 2],
+}
+
+/// What the threads of a server share.
+struct Shared {
+    name: &'static str,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    plain: bool,
+    workers_max: usize,
+    connections_max: usize,
+    per_address_max: usize,
+    head: Duration,
+    idle: Duration,
+    write: Duration,
+    handler: Arc<dyn Handler>,
+    /// Set under the lock of `state`, so that nothing is parked or made ready after it.
+    stop: Stop,
+    epoll: Epoll,
+    waker: Waker,
+    state: Ranked<State>,
+    /// A connection became ready, or the server stops: for workers.
+    work: Signal,
+    /// A worker ended: for a stop.
+    ended: Signal,
+}
+
+/// Where all connections are. A connection that is in neither `parked` nor `ready` is with a worker.
+/// **Invariant:** no [`Conn`] is dropped under the lock, since its [`Slot`] takes it.
+#[derive(Default)]
+struct State {
+    opened: u64,
+    open: HashMap<u64, Arc<TcpStream>>,
+    per_address: HashMap<IpAddr, usize>,
+    parked: HashMap<u64, Conn>,
+    /// The deadlines of all parked connections.
+    deadlines: BTreeSet<(Time, u64)>,
+    /// When the parking thread looks at the deadlines again, if nothing wakes it.
+    looks_at: Time,
+    ready: VecDeque<Conn>,
+    workers: usize,
+    workers_idle: usize,
+    worker_threads: Vec<Handle>,
+}
+
+/// One open connection in the tables; dropping it takes it out.
+struct Slot {
+    shared: Arc<Shared>,
+    id: u64,
+    address: IpAddr,
+    _counted: Held,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        let socket = state.open.remove(&self.id);
+        if let Some(count) = state.per_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                state.per_address.remove(&self.address);
+            }
+        }
+        drop(state);
+        // Perhaps the last copy, and closing may take time.
+        drop(socket);
+    }
+}
+
+impl Server {
+    /// Starts serving what comes to the listener.
+    ///
+    /// # Errors
+    /// If the system refuses a descriptor or a thread.
+    pub fn start(config: ServerConfig, handler: Arc<dyn Handler>) -> io::Result<Server> {
+        let local_addr = config.listener.local_addr()?;
+        let listener = Arc::new(config.listener);
+        let shared = Arc::new(Shared {
+            name: config.name,
+            tls: config.tls,
+            plain: config.plain,
+            workers_max: config.workers_max.max(1),
+            connections_max: config.connections_max,
+            per_address_max: config.per_address_max,
+            head: config.head,
+            idle: config.idle,
+            write: config.write,
+            handler,
+            stop: Stop::new(),
+            epoll: Epoll::new()?,
+            waker: Waker::new()?,
+            state: Ranked::new(Rank::Server, State::default()),
+            work: Signal::new(),
+            ended: Signal::new(),
+        });
+        let [first, parking, accept] = std::array::from_fn(|_| Arc::clone(&shared));
+        // One worker always stays: if no thread can be had later, requests wait but are served.
+        first.add_worker()?;
+        let started = || -> io::Result<Core> {
+            let name = config.name;
+            let parking = thread::spawn(format!("{name}-park"), Role::Core, move || parking.run())?;
+            let theirs = Arc::clone(&listener);
+            let accept = move || accept::run(&accept, &theirs);
+            let accept = thread::spawn(format!("{name}-accept"), Role::Core, accept)?;
+            Ok(Core { listener, threads: [accept, parking] })
+        };
+        let core = started().inspect_err(|_| shared.cut(Time::ZERO))?;
+        Ok(Server { shared, local_addr, core: Ranked::new(Rank::Leaf, Some(core)) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops accepting, closes connections that wait, lets answers on their way end until `deadline`,
+    /// cuts the rest, and joins all threads. It waits for handlers that wait for something else than
+    /// their client: stop that first. A second stop does nothing.
+    pub fn stop(&self, deadline: Time) {
+        let Some(core) = self.core.lock().take() else { return };
+        self.shared.begin_stop();
+        // Wakes the accept thread: its call fails.
+        let _ = SockRef::from(&*core.listener).shutdown(Shutdown::Both);
+        for thread in core.threads {
+            thread.join();
+        }
+        self.shared.cut(deadline);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Time::ZERO);
+    }
+}
+
+impl Shared {
+    /// Nothing is parked or made ready from here on.
+    fn begin_stop(&self) {
+        let mut state = self.state.lock();
+        self.stop.stop();
+        let waiting = (std::mem::take(&mut state.parked), std::mem::take(&mut state.ready));
+        state.deadlines.clear();
+        drop(state);
+        drop(waiting);
+        self.waker.wake();
+        self.work.wake_all();
+    }
+
+    /// Waits for the workers until `deadline`, then cuts their connections and joins them.
+    fn cut(&self, deadline: Time) {
+        self.begin_stop();
+        let mut state = self.state.lock();
+        while state.workers > 0 && Time::now() < deadline {
+            state = self.ended.wait_until(state, deadline);
+        }
+        let left: Vec<Arc<TcpStream>> = state.open.values().cloned().collect();
+        let threads = std::mem::take(&mut state.worker_threads);
+        drop(state);
+        for socket in left {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for thread in threads {
+            thread.join();
+        }
+    }
+
+    /// Takes a new connection in, unless that breaks a limit.
+    fn admit(self: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Option<Conn> {
+        let address = peer.ip().to_canonical();
+        let socket = Arc::new(socket);
+        let mut state = self.state.lock();
+        if self.stop.is_stopped() {
+            return None;
+        }
+        let mine = state.per_address.get(&address).copied().unwrap_or(0);
+        if mine >= self.per_address_max || state.open.len() >= self.connections_max {
+            figures::HTTP_REFUSED_FULL.add(1);
+            return None;
+        }
+        state.opened += 1;
+        let id = state.opened;
+        state.open.insert(id, Arc::clone(&socket));
+        state.per_address.insert(address, mine + 1);
+        drop(state);
+        let _counted = figures::HTTP_CONNECTIONS.hold();
+        let slot = Slot { shared: Arc::clone(self), id, address, _counted };
+        Some(Conn::new(slot, socket, peer, Time::now() + self.idle))
+    }
+
+    fn is_full(&self) -> bool {
+        self.state.lock().open.len() >= self.connections_max
+    }
+}
