@@ -278,3 +278,162 @@ impl Drop for ReaderTicket {
         self.feed.state.lock().readers.remove(&self.ticket);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Rng;
+    use std::thread;
+    use std::time::Duration;
+
+    fn span(offset: u64, end: u64) -> Span {
+        Span { offset, len: end - offset }
+    }
+
+    /// Far enough away that reaching it means that a wake-up was lost.
+    fn late() -> Time {
+        Time::now() + Duration::from_secs(60)
+    }
+
+    /// Returns when `count` threads wait for something.
+    fn until_waited_for(feed: &Feed, count: usize) {
+        while feed.state.lock().awaited.values().sum::<usize>() < count {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn runs_agree_with_a_bitmap() {
+        const LEN: u64 = 64;
+        for seed in 0..200 {
+            let mut rng = Rng::seeded(seed);
+            let feed = Feed::new(Some(LEN));
+            let mut bytes = [false; LEN as usize];
+            for _ in 0..rng.below(20) {
+                let offset = rng.below(LEN);
+                let len = rng.below(LEN - offset + 1);
+                feed.mark(Span { offset, len });
+                let (from, to) = (offset as usize, (offset + len) as usize);
+                bytes[from..to].fill(true);
+            }
+            for at in 0..LEN {
+                let run = bytes[at as usize..].iter().take_while(|byte| **byte).count() as u64;
+                assert_eq!(feed.readable_from(at), at + run, "seed {seed}, offset {at}");
+                assert_eq!(feed.is_readable(span(at, LEN)), at + run == LEN, "seed {seed}");
+            }
+            let runs: Vec<_> = feed.state.lock().runs.clone().into_iter().collect();
+            let apart = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);
+            assert!(apart, "seed {seed}: runs touch: {runs:?}");
+            assert_eq!(feed.is_complete(), bytes.iter().all(|byte| *byte), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_look_does_not_wait() {
+        let feed = Feed::new(Some(10));
+        assert_eq!(feed.wait(0, Time::ZERO), Wait::TimedOut);
+        feed.mark(span(2, 6));
+        assert_eq!(feed.wait(0, Time::ZERO), Wait::TimedOut);
+        assert_eq!(feed.wait(3, Time::ZERO), Wait::Ready { end: 6 });
+        assert_eq!(feed.wait(6, Time::ZERO), Wait::TimedOut);
+        assert!(feed.state.lock().awaited.is_empty());
+    }
+
+    #[test]
+    fn a_mark_wakes_those_it_is_for_and_the_end_wakes_all() {
+        let feed = Arc::new(Feed::new(Some(100)));
+        let wait = |offset| {
+            let feed = Arc::clone(&feed);
+            thread::spawn(move || feed.wait(offset, late()))
+        };
+        let (first, again, last) = (wait(0), wait(0), wait(100));
+        until_waited_for(&feed, 3);
+        feed.mark(span(50, 100));
+        feed.mark(span(0, 50));
+        assert_eq!(first.join().unwrap(), Wait::Ready { end: 100 });
+        assert_eq!(again.join().unwrap(), Wait::Ready { end: 100 });
+        until_waited_for(&feed, 1);
+        feed.finish();
+        assert_eq!(last.join().unwrap(), Wait::Whole);
+    }
+
+    #[test]
+    fn many_readers_follow_a_writer_without_a_lost_wake_up() {
+        const LEN: u64 = 2000;
+        let feed = Arc::new(Feed::new(Some(LEN)));
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let feed = Arc::clone(&feed);
+                thread::spawn(move || {
+                    let mut at = 0;
+                    loop {
+                        match feed.wait(at, late()) {
+                            Wait::Ready { end } => at = end,
+                            ended => return ended,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut order: Vec<u64> = (0..LEN).collect();
+        Rng::seeded(5).shuffle(&mut order);
+        for at in order {
+            feed.mark(span(at, at + 1));
+        }
+        feed.finish();
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), Wait::Whole);
+        }
+    }
+
+    #[test]
+    fn the_first_end_is_final() {
+        let feed = Feed::new(Some(4));
+        feed.mark(span(0, 4));
+        feed.fail("the digest is wrong");
+        feed.finish();
+        let reason: Arc<str> = "the digest is wrong".into();
+        assert_eq!(feed.state(), FeedState::Failed(Arc::clone(&reason)));
+        assert_eq!(feed.wait(0, late()), Wait::Failed(reason), "readable bytes may be wrong");
+
+        let feed = Feed::new(Some(4));
+        feed.mark(span(0, 4));
+        feed.finish();
+        feed.fail("too late");
+        assert_eq!(feed.state(), FeedState::Whole);
+    }
+
+    #[test]
+    #[should_panic(expected = "finished before it is complete")]
+    fn an_incomplete_feed_is_not_finished() {
+        let feed = Feed::new(Some(4));
+        feed.mark(span(0, 3));
+        feed.finish();
+    }
+
+    #[test]
+    fn the_length_is_set_once_and_covers_what_is_marked() {
+        let feed = Feed::new(None);
+        feed.mark(span(0, 5));
+        assert!(!feed.is_complete());
+        assert!(!feed.set_len(4));
+        assert!(feed.set_len(5));
+        assert!(!feed.set_len(6));
+        assert_eq!(feed.len(), Some(5));
+        assert!(feed.is_complete());
+    }
+
+    #[test]
+    fn readers_are_known_until_they_leave() {
+        let feed = Arc::new(Feed::new(None));
+        let mut first = feed.reader(7);
+        let second = feed.reader(0);
+        let third = feed.reader(0);
+        assert_eq!(feed.readers(), [0, 7]);
+        first.advance(9);
+        drop(second);
+        assert_eq!(feed.readers(), [0, 9]);
+        drop((first, third));
+        assert!(feed.readers().is_empty());
+    }
+}

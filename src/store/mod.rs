@@ -365,3 +365,6 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path, error)),
     }
 }
+
+#[cfg(test)]
+mod tests;
