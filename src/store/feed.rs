@@ -3,8 +3,8 @@
 //! Whoever writes a partial marks the spans that are on disk; readers wait for the byte they stand
 //! at. The source of the bytes may change under a reader: it never knows.
 //!
-//! **Invariant:** a waiter is woken by the change itself, made under the lock that the waiter looked
-//! under: no wake-up is lost and nobody polls. What was readable stays so; the first of
+//! **Invariant:** a waiter is woken by the change itself, made under the lock that the waiter
+//! looked under: no wake-up is lost and nobody polls. What was readable stays so; the first of
 //! [`Feed::finish`] and [`Feed::fail`] is final.
 //!
 //! Not here: the bytes. A feed does no I/O.
@@ -214,15 +214,16 @@ impl Feed {
         self.readable_from(0)
     }
 
-    /// The byte after the readable run that holds `offset`; `offset` itself if that is not readable.
+    /// The byte after the readable run that holds `offset`; `offset` itself if that is not
+    /// readable.
     #[must_use]
     pub fn readable_from(&self, offset: u64) -> u64 {
         self.state.lock().readable_from(offset)
     }
 
-    /// Waits until the byte at `offset` is readable, the feed has ended, or `deadline` passes by the
-    /// real clock; a deadline that has passed makes it a look. With the blob's length as `offset` it
-    /// waits for the end of the feed.
+    /// Waits until the byte at `offset` is readable, the feed has ended, or `deadline` passes by
+    /// the real clock; a deadline that has passed makes it a look. With the blob's length as
+    /// `offset` it waits for the end of the feed.
     #[must_use]
     pub fn wait(&self, offset: u64, deadline: Time) -> Wait {
         let mut state = self.state.lock();
@@ -304,22 +305,22 @@ mod tests {
 
     #[test]
     fn runs_agree_with_a_bitmap() {
-        const LEN: u64 = 64;
+        const LEN: usize = 64;
         for seed in 0..200 {
             let mut rng = Rng::seeded(seed);
-            let feed = Feed::new(Some(LEN));
-            let mut bytes = [false; LEN as usize];
+            let feed = Feed::new(Some(LEN as u64));
+            let mut bytes = [false; LEN];
             for _ in 0..rng.below(20) {
-                let offset = rng.below(LEN);
-                let len = rng.below(LEN - offset + 1);
-                feed.mark(Span { offset, len });
-                let (from, to) = (offset as usize, (offset + len) as usize);
-                bytes[from..to].fill(true);
+                let offset = rng.index(LEN);
+                let len = rng.index(LEN - offset + 1);
+                feed.mark(Span { offset: offset as u64, len: len as u64 });
+                bytes[offset..offset + len].fill(true);
             }
             for at in 0..LEN {
-                let run = bytes[at as usize..].iter().take_while(|byte| **byte).count() as u64;
-                assert_eq!(feed.readable_from(at), at + run, "seed {seed}, offset {at}");
-                assert_eq!(feed.is_readable(span(at, LEN)), at + run == LEN, "seed {seed}");
+                let end = at + bytes[at..].iter().take_while(|byte| **byte).count();
+                let rest = span(at as u64, LEN as u64);
+                assert_eq!(feed.readable_from(at as u64), end as u64, "seed {seed}, offset {at}");
+                assert_eq!(feed.is_readable(rest), end == LEN, "seed {seed}, offset {at}");
             }
             let runs: Vec<_> = feed.state.lock().runs.clone().into_iter().collect();
             let apart = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);

@@ -1,8 +1,8 @@
 //! What is in the store, in memory: whole blobs by name and info-hash, names that are busy, and who
 //! was used last.
 //!
-//! **Invariant:** `bytes` is the sum of the lengths of the entries, `admitted` that of the busy names.
-//! A name is an entry or busy, never both: a file is written or deleted by one at a time.
+//! **Invariant:** `bytes` is the sum of the lengths of the entries, `admitted` that of the busy
+//! names. A name is an entry or busy, never both: a file is written or deleted by one at a time.
 //!
 //! Not here: files. An idle blob costs its entry and nothing else: no piece hashes, no descriptor.
 
@@ -116,8 +116,8 @@ impl Index {
         Some(Arc::clone(blob))
     }
 
-    /// Adds a whole blob, as the one used last; `open`, if somebody holds it. Its name is free or was
-    /// claimed for it.
+    /// Adds a whole blob, as the one used last; `open`, if somebody holds it. Its name is free or
+    /// was claimed for it.
     pub fn insert(&mut self, seed: SeedEntry, open: Weak<Blob>) {
         let SeedEntry { name, info_hash, len } = seed;
         self.release(&name);
@@ -140,9 +140,9 @@ impl Index {
         Ok(())
     }
 
-    /// Admits `total` bytes for a claimed name, if all bytes then are at most `max`, counting out what
-    /// has to go for it: that is returned, busy until [`Index::release`]. `None`: it does not fit
-    /// whatever goes; nothing has changed.
+    /// Admits `total` bytes for a claimed name, if all bytes then are at most `max`, counting out
+    /// what has to go for it: that is returned, busy until [`Index::release`]. `None`: it does not
+    /// fit whatever goes; nothing has changed.
     pub fn admit(&mut self, name: &BlobName, total: u64, max: u64) -> Option<Vec<SeedEntry>> {
         let before = self.busy.get(name).copied()?;
         let admitted = self.admitted.checked_add(total.saturating_sub(before))?;
@@ -153,8 +153,9 @@ impl Index {
         Some(gone)
     }
 
-    /// Takes out blobs of at least `bytes` in all, the least recently used first, none that is open.
-    /// They are busy until [`Index::release`]. `None`: there are not enough; nothing has changed.
+    /// Takes out blobs of at least `bytes` in all, the least recently used first, none that is
+    /// open. They are busy until [`Index::release`]. `None`: there are not enough; nothing has
+    /// changed.
     pub fn evict(&mut self, bytes: u64) -> Option<Vec<SeedEntry>> {
         if bytes == 0 {
             return Some(Vec::new());

@@ -1,4 +1,5 @@
-//! The names of the store's files: the only place that makes a path, and the only one that reads one.
+//! The names of the store's files: the only place that makes a path, and the only one that reads
+//! one.
 //!
 //! ```text
 //! <root>/lock                                   held while a process uses the store
@@ -8,8 +9,8 @@
 //! <root>/partial/<stem>.torrent                 its metainfo, being written
 //! ```
 //!
-//! `<stem>` is [`BlobName::file_stem`]. The info-hash stands in a file name so that a start reads two
-//! directories and no metainfo. A file with any other name is not ours: nobody touches it.
+//! `<stem>` is [`BlobName::file_stem`]. The info-hash stands in a file name so that a start reads
+//! two directories and no metainfo. A file with any other name is not ours: nobody touches it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
@@ -138,8 +139,8 @@ pub fn parse_partial(file: &OsStr) -> Option<BlobName> {
     BlobName::from_file_stem(text.strip_suffix(".torrent").unwrap_or(text)).ok()
 }
 
-/// Calls `found` with the path and the parsed name of every regular file in `dir` whose name `parse`
-/// knows. Others are passed over; symbolic links are not followed.
+/// Calls `found` with the path and the parsed name of every regular file in `dir` whose name
+/// `parse` knows. Others are passed over; symbolic links are not followed.
 ///
 /// # Errors
 /// If the directory cannot be read.

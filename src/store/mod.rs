@@ -2,8 +2,8 @@
 //!
 //! A blob comes in as a [`Partial`], which fills in any order while readers follow its [`Feed`].
 //! [`Store::seal`] makes it a whole [`Blob`] that survives a restart. Whole blobs are evicted, the
-//! least recently used first, when the store would outgrow its [`Max`] or the disk is full; one that
-//! is open or on its way is not.
+//! least recently used first, when the store would outgrow its [`Max`] or the disk is full; one
+//! that is open or on its way is not.
 //!
 //! **Invariant:** what [`Store::blob`] gives is whole and what was sealed, with its metainfo.
 //!
@@ -125,8 +125,8 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// Names who is told of every blob that leaves the store, evicted or removed, before its files go.
-    /// The store owns `listener`: it must not own the store.
+    /// Names who is told of every blob that leaves the store, evicted or removed, before its files
+    /// go. The store owns `listener`: it must not own the store.
     ///
     /// # Panics
     /// At the second call.
@@ -211,8 +211,8 @@ impl Store {
         Ok(partial)
     }
 
-    /// Makes a complete partial, whose digest the caller found right, a whole blob. When this returns
-    /// it survives a loss of power.
+    /// Makes a complete partial, whose digest the caller found right, a whole blob. When this
+    /// returns it survives a loss of power.
     ///
     /// # Errors
     /// What the disk says: then the partial has failed, and the blob is not stored.

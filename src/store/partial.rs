@@ -1,7 +1,7 @@
 //! A blob on its way: a file that fills in any order.
 //!
-//! **Invariant:** a partial that saw the disk fail stays failed: nothing is retried on bytes of which
-//! nobody knows whether they are there.
+//! **Invariant:** a partial that saw the disk fail stays failed: nothing is retried on bytes of
+//! which nobody knows whether they are there.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -92,9 +92,8 @@ impl Partial {
 
     /// Sets the length, which was not known when the partial was begun, and reserves the room.
     ///
-    /// # Errors
-    /// [`StoreError::Full`]; [`StoreError::Misuse`] if it is no length of a blob or contradicts what
-    /// is known or marked. The length is as before then.
+    /// # Errors [`StoreError::Full`]; [`StoreError::Misuse`] if it is no length of a blob or
+    /// contradicts what is known or marked. The length is as before then.
     pub fn set_len(&self, len: u64) -> Result<(), StoreError> {
         check_len(len)?;
         self.admit(len)?;
@@ -103,8 +102,8 @@ impl Partial {
         agreed.then_some(()).ok_or(StoreError::Misuse("the length contradicts what is known"))
     }
 
-    /// Writes all of `bufs`, one after the other, at `offset`. They are readable when the caller has
-    /// marked them. What is readable is not written again: a reader may be at it.
+    /// Writes all of `bufs`, one after the other, at `offset`. They are readable when the caller
+    /// has marked them. What is readable is not written again: a reader may be at it.
     ///
     /// # Errors
     /// A failure of the disk: then the partial stays failed, whatever is tried. Without effect:

@@ -1,8 +1,8 @@
 //! What a start makes of the files that it finds.
 //!
-//! A blob with its metainfo is whole ([`crate::store::seal`]). Of anything else that is ours one half
-//! is missing, and it is removed. Partials are removed too: which of their bytes were verified is
-//! written nowhere, so keeping one would mean to hash it all first.
+//! A blob with its metainfo is whole ([`crate::store::seal`]). Of anything else that is ours one
+//! half is missing, and it is removed. Partials are removed too: which of their bytes were verified
+//! is written nowhere, so keeping one would mean to hash it all first.
 
 use std::collections::HashMap;
 use std::fs;
