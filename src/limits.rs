@@ -115,8 +115,44 @@ pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;
 /// asked for.
 pub const PIECE_BYTES_IN_FLIGHT_MAX: u64 = 256 << 20;
 const _: () = assert!(PIECE_BYTES_IN_FLIGHT_MAX >= 2 * PIECE_LEN_MAX as u64);
+/// Connecting to a peer: one nearby answers in milliseconds or not at all.
+pub const PEER_CONNECT: Duration = Duration::from_secs(3);
+/// A peer that takes no byte for this long is gone.
+pub const PEER_WRITE: Duration = Duration::from_secs(60);
+/// A link on which we have nothing to say for this long gets a keep-alive (BEP 3).
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(100);
+const _: () = assert!(PEER_KEEP_ALIVE.as_secs() < PEER_IDLE.as_secs());
+/// Connections to peers that are being made, in either direction; when full, callers are turned away
+/// and candidates wait.
+pub const HANDSHAKES_MAX: usize = 128;
+/// Bytes of blocks that one link is asked for and has not sent; more that it sends are not kept.
+pub const LINK_BYTES_ASKED_MAX: u64 = 64 << 20;
+/// Idle memory of buffers for blocks; more is given back to the system.
+pub const POOL_BYTES_MAX: usize = 32 << 20;
+/// Banned peers that are remembered; when full, the oldest is forgotten.
+pub const BANNED_MAX: usize = 1000;
+/// Threads that hash and write pieces.
+pub const DISK_THREADS: usize = 2;
+/// Whole pieces waiting for a disk thread; when full, they wait with the engine, bounded by
+/// [`PIECE_BYTES_IN_FLIGHT_MAX`].
+pub const DISK_QUEUE_MAX: usize = 64;
 
 // Trackers.
+
+/// Threads that announce. The first is for swarms that fetch alone.
+pub const ANNOUNCE_THREADS: usize = 4;
+/// One announce, whatever the tracker does.
+pub const ANNOUNCE_CALL: Duration = Duration::from_secs(5);
+/// Between two announces of whole blobs: 10,000 take 100 seconds.
+pub const ANNOUNCE_PACE: Duration = Duration::from_millis(10);
+/// The wait after the first announce that failed; it doubles with each in a row.
+pub const ANNOUNCE_BACK_OFF: Duration = Duration::from_secs(5);
+/// The longest wait after an announce that failed.
+pub const ANNOUNCE_BACK_OFF_MAX: Duration = Duration::from_secs(300);
+/// Nobody is asked more often than this, whatever it says.
+pub const ANNOUNCE_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// A tracker that restarted has forgotten us: it is told again after this long at the latest.
+pub const ANNOUNCE_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 
 /// Peers of one answer, given or taken; more are dropped. libtorrent asks for 200.
 pub const TRACKER_PEERS_MAX: usize = 200;

@@ -1,0 +1,178 @@
+//! What swarms want done: messages, pieces to the disk, connections, announces.
+
+use std::sync::Arc;
+
+use crate::base::blame::Blame;
+use crate::base::clock::Time;
+use crate::base::figures;
+use crate::base::mailbox::Refused;
+use crate::engine::announce::Report;
+use crate::engine::disk::Job;
+use crate::engine::inbox::MemberId;
+use crate::engine::member::{Clogged, Role};
+use crate::engine::peer_io::Outgoing;
+use crate::engine::run::{Run, Turn};
+use crate::limits::{BLOCK_LEN_MAX, PEER_REQUESTS_MAX};
+use crate::proto::ext::{ExtHandshake, HANDSHAKE_ID};
+use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::peer::Message;
+use crate::proto::tracker::AnnounceEvent;
+use crate::swarm::{self, Action, CloseReason, Input, LinkId};
+
+impl Run {
+    /// Does one thing that the swarm of `id` wants done. Nothing here waits.
+    pub(super) fn act(&mut self, id: MemberId, now: Time, action: Action, turn: &mut Turn) {
+        match action {
+            Action::Send { link, message } => self.send(link, Outgoing::Message(message)),
+            Action::SendBlock { link, block } => self.send_block(id, link, block),
+            Action::Keep { block } => self.keep(id, now, block, turn),
+            Action::Drop => {
+                if let Some((_, body)) = turn.body.take() {
+                    figures::DUPLICATE_BYTES.add(body.len() as u64);
+                }
+            }
+            Action::Verify { piece } => self.verify(id, piece),
+            Action::Discard { piece } => {
+                if let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) {
+                    drop(fetch.collect.take(piece));
+                }
+            }
+            Action::Close { link, why } => self.close(link, why),
+            Action::Ban { address } => {
+                figures::PEERS_BANNED.add(1);
+                log::warn!("peer {address} is banned for a corrupt piece");
+                self.links.ban_address(address);
+            }
+            Action::Dial { address } => {
+                let info_hash = self.members.get(&id).map(|member| member.info_hash);
+                if !info_hash.is_some_and(|info_hash| self.links.dial(info_hash, address)) {
+                    self.follow_ups.push_back((id, Input::DialFailed { address }));
+                }
+            }
+            Action::Announce { event } => self.announce(id, event),
+            Action::Claimed { span } => turn.claimed = span,
+            Action::Complete => {
+                if let Some(member) = self.members.get(&id) {
+                    member.change_progress(|progress| progress.complete = true);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, outgoing: Outgoing) {
+        let Some(open) = self.open.get_mut(&link) else { return };
+        if let Err(Clogged) = open.send(outgoing) {
+            log::debug!("peer {}: it does not read", open.address);
+            figures::LINKS_FAILED_THEIRS.add(1);
+            let id = open.member;
+            self.open.remove(&link);
+            self.detach(link, id);
+            self.follow_ups.push_back((id, Input::LinkDown { link }));
+        }
+    }
+
+    fn send_block(&mut self, id: MemberId, link: LinkId, block: Block) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.bytes_up += u64::from(block.len());
+        let offset = member.swarm.geometry().block_span(block).offset;
+        let bytes = member.bytes();
+        self.send(link, Outgoing::Block { block, offset, bytes });
+    }
+
+    /// Tells a peer who we are and what we take (BEP 10).
+    pub(super) fn send_ext_handshake(&mut self, link: LinkId) {
+        let ours = ExtHandshake {
+            client: Some(format!("torrent-cache/{}", env!("CARGO_PKG_VERSION"))),
+            reqq: u32::try_from(PEER_REQUESTS_MAX).ok(),
+            port: Some(self.identity.port),
+            block_len_max: Some(BLOCK_LEN_MAX),
+            ..ExtHandshake::default()
+        };
+        let mut payload = Vec::new();
+        ours.encode(&mut payload);
+        let message = Message::Extended { id: HANDSHAKE_ID, payload };
+        self.send(link, Outgoing::Message(message));
+    }
+
+    /// Holds a block until its piece is whole.
+    fn keep(&mut self, id: MemberId, now: Time, block: Block, turn: &mut Turn) {
+        let Some((link, body)) = turn.body.take() else { return };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let len = u64::from(block.len());
+        member.bytes_down += len;
+        figures::BYTES_FROM_PEERS.add(len);
+        let address = self.open.get_mut(&link).map(|open| {
+            open.bytes_down += len;
+            open.address.ip()
+        });
+        let Role::Fetch(fetch) = &mut member.role else { return };
+        fetch.collect.keep(block, body);
+        let mut progress = fetch.progress.lock();
+        progress.last_byte_at = Some(now);
+        if let Some(address) = address {
+            *progress.bytes_from_peers.entry(address).or_default() += len;
+        }
+    }
+
+    /// Hands a piece to the disk threads.
+    fn verify(&mut self, id: MemberId, piece: PieceIndex) {
+        let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) else {
+            return;
+        };
+        let job = Job {
+            member: id,
+            piece,
+            span: fetch.metainfo.geometry().span(piece),
+            hash: fetch.metainfo.piece_hash(piece),
+            blocks: fetch.collect.take(piece),
+            partial: Arc::clone(&fetch.partial),
+            queued: figures::QUEUE_DISK.hold(),
+        };
+        self.jobs_waiting.push_back(job);
+        self.refill_disk();
+    }
+
+    /// Fills the queue of the disk threads; the rest waits here.
+    pub(super) fn refill_disk(&mut self) {
+        while let Some(job) = self.jobs_waiting.pop_front() {
+            if let Err(Refused::Full(job) | Refused::Closed(job)) = self.jobs.try_send(job) {
+                self.jobs_waiting.push_front(job);
+                return;
+            }
+        }
+    }
+
+    fn close(&mut self, link: LinkId, why: CloseReason) {
+        let Some(open) = self.open.remove(&link) else { return };
+        log::debug!("peer {}: closed: {why}", open.address);
+        if why.blame() == Blame::Peer {
+            figures::LINKS_FAILED_THEIRS.add(1);
+        }
+        if why == CloseReason::Corrupt {
+            self.links.ban_peer(open.address.ip(), open.peer_id);
+        }
+        self.detach(link, open.member);
+    }
+
+    /// Whole blobs announce themselves; a swarm that fetches says when.
+    fn announce(&mut self, id: MemberId, event: swarm::AnnounceEvent) {
+        let event = match event {
+            swarm::AnnounceEvent::None => AnnounceEvent::None,
+            swarm::AnnounceEvent::Started => AnnounceEvent::Started,
+            swarm::AnnounceEvent::Stopped => AnnounceEvent::Stopped,
+            swarm::AnnounceEvent::Completed => AnnounceEvent::Completed,
+        };
+        let Some(member) = self.members.get(&id) else { return };
+        if matches!(member.role, Role::Serve(_)) || event == AnnounceEvent::Stopped {
+            // Of leaving, the announcer is told when it is done.
+            return;
+        }
+        let report = Report {
+            event,
+            left: member.left(),
+            downloaded: member.bytes_down,
+            uploaded: member.bytes_up,
+        };
+        self.announcer.ask(member.info_hash, report);
+    }
+}

@@ -1,0 +1,64 @@
+//! The disk threads: a piece is hashed in memory, then written, then readable, then the engine knows.
+//!
+//! **Invariant:** no unverified byte reaches the disk, and none is readable before it is there.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::base::hash::{Sha1, Sha1Hash};
+use crate::base::mailbox::{Receiver, Sender};
+use crate::base::metrics::Held;
+use crate::base::thread::{self, Handle, Role};
+use crate::engine::inbox::{Event, MemberId};
+use crate::engine::pool::Buffer;
+use crate::limits::DISK_THREADS;
+use crate::proto::geometry::{PieceIndex, Span};
+use crate::store::Partial;
+
+/// A piece whose blocks are all here.
+pub(super) struct Job {
+    pub(super) member: MemberId,
+    pub(super) piece: PieceIndex,
+    /// Where it lies in the blob.
+    pub(super) span: Span,
+    /// What its bytes must hash to.
+    pub(super) hash: Sha1Hash,
+    /// Its bytes, in order.
+    pub(super) blocks: Vec<Buffer>,
+    pub(super) partial: Arc<Partial>,
+    /// Counts the job as long as it is not done.
+    pub(super) queued: Held,
+}
+
+/// Starts the threads. They end when the last sender of `jobs` is gone.
+///
+/// # Errors
+/// If the system refuses a thread.
+pub(super) fn start(jobs: &Receiver<Job>, inbox: &Sender<Event>) -> io::Result<Vec<Handle>> {
+    (0..DISK_THREADS)
+        .map(|number| {
+            let (jobs, inbox) = (jobs.clone(), inbox.clone());
+            thread::spawn(format!("engine-disk-{number}"), Role::Core, move || {
+                while let Ok(job) = jobs.recv() {
+                    let _ = inbox.send(finish(job));
+                }
+            })
+        })
+        .collect()
+}
+
+/// Does one job; what the engine is to know of it.
+fn finish(job: Job) -> Event {
+    let Job { member, piece, span, hash, blocks, partial, queued: _queued } = job;
+    let mut hasher = Sha1::default();
+    blocks.iter().for_each(|block| hasher.update(block));
+    if hasher.finish() != hash {
+        return Event::Corrupt(member, piece);
+    }
+    let bytes: Vec<&[u8]> = blocks.iter().map(|block| &**block).collect();
+    if let Err(error) = partial.write(span.offset, &bytes) {
+        return Event::DiskFailed(member, error.to_string());
+    }
+    partial.feed().mark(span);
+    Event::Stored(member, piece)
+}

@@ -1,0 +1,477 @@
+//! The connections with peers, and the threads that serve them, from the first byte to the last.
+//!
+//! One thread per connection makes the handshake (BEP 3), starts the writer, tells the engine, and then
+//! reads. The table here is what these threads and the engine share, besides the inbox.
+//!
+//! **Invariant:** every connection's socket and every thread stands in the table until it has ended, so
+//! that [`Links::close`] reaches all of them.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
+use crate::base::mailbox::{Sender, mailbox};
+use crate::base::ranked::{Rank, Ranked, Signal};
+use crate::base::thread::{self, Handle, Role};
+use crate::engine::inbox::{Event, LinkEnd, NewLink, Seed};
+use crate::engine::peer_io::{self, Credit};
+use crate::engine::pool::Pool;
+use crate::limits::{
+    BANNED_MAX, HANDSHAKES_MAX, LINKS_MAX, PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE,
+    WRITER_QUEUE_MAX,
+};
+use crate::log_limited;
+use crate::net::tcp;
+use crate::proto::peer::{HANDSHAKE_LEN, Handshake, PeerError, PeerId};
+use crate::store::{Store, StoreError};
+use crate::swarm::LinkId;
+
+/// The table, and what every connection's thread needs.
+pub(super) struct Links {
+    table: Ranked<Table>,
+    /// A thread ended.
+    ended: Signal,
+    next_id: AtomicU64,
+    peer_id: PeerId,
+    public_peers: bool,
+    store: Arc<Store>,
+    inbox: Sender<Event>,
+    pool: Pool,
+}
+
+#[derive(Default)]
+struct Table {
+    open: BTreeMap<LinkId, Arc<TcpStream>>,
+    threads: Vec<Handle>,
+    /// Threads whose body has not ended.
+    running: usize,
+    /// Connections that are being made, in either direction.
+    handshakes: usize,
+    /// The swarms that the engine is in, besides those of whole blobs.
+    joined: HashSet<Sha1Hash>,
+    /// Oldest first.
+    banned: VecDeque<Banned>,
+    closed: bool,
+}
+
+/// Who is not talked to again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Banned {
+    Address(IpAddr),
+    /// On loopback every peer has the same address.
+    Peer(PeerId),
+}
+
+/// A connection that has not ended.
+struct Open<'a> {
+    links: &'a Links,
+    id: LinkId,
+    stream: Arc<TcpStream>,
+}
+
+/// What both sides have said.
+struct Greeting {
+    theirs: Handshake,
+    /// The whole blob that the peer asks for, if we are not fetching it.
+    seed: Option<Seed>,
+}
+
+impl Links {
+    pub(super) fn new(
+        peer_id: PeerId,
+        public_peers: bool,
+        store: Arc<Store>,
+        inbox: Sender<Event>,
+    ) -> Links {
+        Links {
+            table: Ranked::new(Rank::Links, Table::default()),
+            ended: Signal::new(),
+            next_id: AtomicU64::new(0),
+            peer_id,
+            public_peers,
+            store,
+            inbox,
+            pool: Pool::new(),
+        }
+    }
+
+    /// Incoming links may ask for `info_hash` though no whole blob has it.
+    pub(super) fn set_joined(&self, info_hash: Sha1Hash, joined: bool) {
+        let mut table = self.table.lock();
+        if joined {
+            table.joined.insert(info_hash);
+        } else {
+            table.joined.remove(&info_hash);
+        }
+    }
+
+    /// Talks no more to the address. Not one of loopback, which all peers of this host share.
+    pub(super) fn ban_address(&self, address: IpAddr) {
+        let address = address.to_canonical();
+        if !address.is_loopback() {
+            self.ban(Banned::Address(address));
+        }
+    }
+
+    /// Talks no more to the peer, if its address cannot be banned.
+    pub(super) fn ban_peer(&self, address: IpAddr, peer_id: PeerId) {
+        if address.to_canonical().is_loopback() {
+            self.ban(Banned::Peer(peer_id));
+        }
+    }
+
+    fn ban(&self, banned: Banned) {
+        let mut table = self.table.lock();
+        if table.banned.len() >= BANNED_MAX {
+            table.banned.pop_front();
+        }
+        table.banned.push_back(banned);
+    }
+
+    /// Whether peers at this address are talked to.
+    pub(super) fn is_welcome(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let banned = Banned::Address(address);
+        (self.public_peers || is_local(address)) && !self.table.lock().banned.contains(&banned)
+    }
+
+    /// Serves a connection that a peer made.
+    pub(super) fn accept(self: &Arc<Links>, stream: TcpStream, address: SocketAddr) {
+        if !self.is_welcome(address.ip()) {
+            log_limited!(debug, "peer {address} is not talked to");
+            return;
+        }
+        let links = Arc::clone(self);
+        let started = self.spawn_handshake("peer-in", move |slot| {
+            let Some(open) = links.enter(stream) else { return };
+            match links.greet_caller(&open.stream) {
+                Ok(greeting) => links.serve(&open, slot, address, true, greeting),
+                Err(error) => log::debug!("peer {address}: handshake: {error}"),
+            }
+        });
+        if !started {
+            log_limited!(warn, "peer {address} turned away: too many connections");
+        }
+    }
+
+    /// Calls a candidate and serves the connection. The engine hears of the link, or of the failure.
+    pub(super) fn dial(self: &Arc<Links>, info_hash: Sha1Hash, address: SocketAddr) -> bool {
+        let links = Arc::clone(self);
+        self.spawn_handshake("peer-out", move |slot| {
+            let error = match links.call(info_hash, address) {
+                Ok((open, greeting)) => return links.serve(&open, slot, address, false, greeting),
+                Err(error) => error,
+            };
+            log::debug!("peer {address}: call: {error}");
+            let _ = links.inbox.send(Event::DialFailed { info_hash, address });
+        })
+    }
+
+    /// Connects to a candidate and makes the handshake.
+    fn call(
+        &self,
+        info_hash: Sha1Hash,
+        address: SocketAddr,
+    ) -> Result<(Open<'_>, Greeting), GreetError> {
+        let stream = tcp::connect(address, PEER_CONNECT)?;
+        let open = self.enter(stream).ok_or(GreetError::Stopping)?;
+        self.send_hello(&open.stream, info_hash)?;
+        let theirs = read_hello(&open.stream, Time::now() + PEER_HANDSHAKE)?;
+        if theirs.info_hash != info_hash {
+            return Err(GreetError::UnknownSwarm);
+        }
+        self.check_peer(theirs.peer_id)?;
+        Ok((open, Greeting { theirs, seed: None }))
+    }
+
+    /// Reads the handshake of a peer that called, and answers it if we have what it asks for.
+    fn greet_caller(&self, stream: &TcpStream) -> Result<Greeting, GreetError> {
+        let theirs = read_hello(stream, Time::now() + PEER_HANDSHAKE)?;
+        self.check_peer(theirs.peer_id)?;
+        let joined = self.table.lock().joined.contains(&theirs.info_hash);
+        let seed = if joined { None } else { Some(self.open_seed(theirs.info_hash)?) };
+        self.send_hello(stream, theirs.info_hash)?;
+        Ok(Greeting { theirs, seed })
+    }
+
+    /// Opens the whole blob that a peer asks for.
+    fn open_seed(&self, info_hash: Sha1Hash) -> Result<Seed, GreetError> {
+        let blob = self.store.by_info_hash(&info_hash).ok_or(GreetError::UnknownSwarm)?;
+        let metainfo = blob.metainfo().map_err(GreetError::Store)?;
+        Ok(Seed { blob, geometry: *metainfo.geometry() })
+    }
+
+    fn check_peer(&self, peer_id: PeerId) -> Result<(), GreetError> {
+        if self.table.lock().banned.contains(&Banned::Peer(peer_id)) {
+            return Err(GreetError::Banned);
+        }
+        Ok(())
+    }
+
+    fn send_hello(&self, mut stream: &TcpStream, info_hash: Sha1Hash) -> Result<(), GreetError> {
+        let mut hello = Vec::with_capacity(HANDSHAKE_LEN);
+        Handshake::ours(info_hash, self.peer_id).encode(&mut hello);
+        stream.set_write_timeout(Some(PEER_WRITE))?;
+        stream.write_all(&hello)?;
+        Ok(())
+    }
+
+    /// Reads the link until it ends. Its writer has its own thread, which ends when the engine lets go
+    /// of the queue.
+    fn serve(
+        self: &Arc<Links>,
+        open: &Open<'_>,
+        slot: Slot,
+        address: SocketAddr,
+        incoming: bool,
+        greeting: Greeting,
+    ) {
+        let (outgoing, queue) = mailbox(WRITER_QUEUE_MAX);
+        let credit = Arc::new(Credit::default());
+        let writer = {
+            let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
+            let id = open.id;
+            self.spawn("peer-write", move || {
+                peer_io::write_link(id, &stream, &queue, &links.inbox);
+            })
+        };
+        if !writer || open.stream.set_read_timeout(Some(PEER_IDLE)).is_err() {
+            return;
+        }
+        let link = NewLink {
+            id: open.id,
+            address,
+            incoming,
+            theirs: greeting.theirs,
+            stream: Arc::clone(&open.stream),
+            outgoing,
+            credit: Arc::clone(&credit),
+            seed: greeting.seed,
+        };
+        if self.inbox.send(Event::LinkUp(Box::new(link))).is_err() {
+            return;
+        }
+        drop(slot);
+        let mut farewell = Farewell { links: self, id: open.id, end: LinkEnd::Panicked };
+        let id = open.id;
+        farewell.end = peer_io::read_link(id, &open.stream, &credit, &self.pool, &self.inbox);
+    }
+
+    /// Puts a connection into the table; `None`: no more, we stop.
+    fn enter(&self, stream: TcpStream) -> Option<Open<'_>> {
+        let id = LinkId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let stream = Arc::new(stream);
+        let mut table = self.table.lock();
+        if table.closed {
+            return None;
+        }
+        table.open.insert(id, Arc::clone(&stream));
+        Some(Open { links: self, id, stream })
+    }
+
+    /// Starts a thread for a connection that is yet to be made, if there is room for one.
+    fn spawn_handshake(
+        self: &Arc<Links>,
+        name: &str,
+        body: impl FnOnce(Slot) + Send + 'static,
+    ) -> bool {
+        {
+            let mut table = self.table.lock();
+            if table.handshakes >= HANDSHAKES_MAX || table.open.len() >= LINKS_MAX {
+                return false;
+            }
+            table.handshakes += 1;
+        }
+        let slot = Slot(Arc::clone(self));
+        self.spawn(name, move || body(slot))
+    }
+
+    /// Starts a thread that [`Links::close`] waits for; says whether the system gave one.
+    fn spawn(self: &Arc<Links>, name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+        let finished = {
+            let mut table = self.table.lock();
+            if table.closed {
+                return false;
+            }
+            table.running += 1;
+            let (finished, live) = table.threads.drain(..).partition(Handle::is_finished);
+            table.threads = live;
+            finished
+        };
+        let finished: Vec<Handle> = finished;
+        finished.into_iter().for_each(Handle::join);
+        let running = Running(Arc::clone(self));
+        let spawned = thread::spawn(name, Role::Connection, move || {
+            let _running = running;
+            body();
+        });
+        match spawned {
+            Ok(handle) => self.table.lock().threads.push(handle),
+            Err(error) => {
+                log_limited!(warn, "no thread for a peer: {error}");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends every connection and waits for the threads; says how many have not ended at `deadline`.
+    pub(super) fn close(&self, deadline: Time) -> usize {
+        let mut table = self.table.lock();
+        table.closed = true;
+        for stream in table.open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        while table.running > 0 && Time::now() < deadline {
+            table = self.ended.wait_until(table, deadline);
+        }
+        let threads = std::mem::take(&mut table.threads);
+        let left = table.running;
+        drop(table);
+        for thread in threads {
+            // Without a body that runs, a thread is a few instructions from its end.
+            if left == 0 || thread.is_finished() {
+                thread.join();
+            }
+        }
+        left
+    }
+}
+
+/// Reads a handshake that must be whole at `deadline`. A first byte other than a handshake's is a peer
+/// that tries encryption; it comes back in plain when the connection is closed at once.
+fn read_hello(mut stream: &TcpStream, deadline: Time) -> Result<Handshake, GreetError> {
+    let mut hello = [0; HANDSHAKE_LEN];
+    let mut filled = 0;
+    loop {
+        let patience = deadline.until(Time::now());
+        if patience.is_zero() {
+            return Err(GreetError::Io(io::ErrorKind::TimedOut.into()));
+        }
+        stream.set_read_timeout(Some(patience))?;
+        match stream.read(&mut hello[filled..]) {
+            Ok(0) => return Err(GreetError::Io(io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some((theirs, _)) = Handshake::decode(&hello[..filled])? {
+            return Ok(theirs);
+        }
+    }
+}
+
+/// Whether the address can only be that of a host nearby: private, link-local or loopback.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_loopback(),
+    }
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+enum GreetError {
+    /// The connection could not be made, ended, or took too long.
+    Io(io::Error),
+    /// It is no handshake.
+    Protocol(PeerError),
+    /// It is for a swarm that we are not in.
+    UnknownSwarm,
+    /// We have the blob but cannot open it.
+    Store(StoreError),
+    /// The peer is banned.
+    Banned,
+    /// We stop.
+    Stopping,
+}
+
+impl fmt::Display for GreetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GreetError::Io(error) => write!(f, "{error}"),
+            GreetError::Protocol(error) => write!(f, "{error}"),
+            GreetError::UnknownSwarm => f.write_str("not a swarm that we are in"),
+            GreetError::Store(error) => write!(f, "{error}"),
+            GreetError::Banned => f.write_str("the peer is banned"),
+            GreetError::Stopping => f.write_str("we stop"),
+        }
+    }
+}
+
+impl From<io::Error> for GreetError {
+    fn from(error: io::Error) -> GreetError {
+        GreetError::Io(error)
+    }
+}
+
+impl From<PeerError> for GreetError {
+    fn from(error: PeerError) -> GreetError {
+        GreetError::Protocol(error)
+    }
+}
+
+/// A connection that is being made; counted until dropped.
+struct Slot(Arc<Links>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.table.lock().handshakes -= 1;
+    }
+}
+
+/// A thread whose body runs; counted until dropped.
+struct Running(Arc<Links>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.table.lock().running -= 1;
+        self.0.ended.wake_all();
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        // The writer, if there is one, ends with the connection.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.links.table.lock().open.remove(&self.id);
+    }
+}
+
+/// Tells the engine of a link's end, also when its reader panics.
+struct Farewell<'a> {
+    links: &'a Links,
+    id: LinkId,
+    end: LinkEnd,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        let end = std::mem::replace(&mut self.end, LinkEnd::Closed);
+        let _ = self.links.inbox.send(Event::LinkDown(self.id, end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_nearby_are_local() {
+        let local = |text: &str| is_local(text.parse::<IpAddr>().unwrap().to_canonical());
+        for text in ["10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.1.1", "127.0.0.1"] {
+            assert!(local(text), "{text}");
+        }
+        for text in ["::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1"] {
+            assert!(local(text), "{text}");
+        }
+        for text in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "0.0.0.0", "172.32.0.1"] {
+            assert!(!local(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the engine's thread owns: our side of each swarm, and each link.
+
+use std::collections::BTreeSet;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
+use crate::base::mailbox::{Refused, Sender};
+use crate::base::metrics::Held;
+use crate::base::ranked::Ranked;
+use crate::engine::collect::Collect;
+use crate::engine::inbox::{MemberId, NewLink};
+use crate::engine::membership::Progress;
+use crate::engine::peer_io::{Bytes, Credit, Outgoing};
+use crate::engine::status::LinkStatus;
+use crate::proto::metainfo::Metainfo;
+use crate::proto::peer::{Message, PeerId};
+use crate::store::{Blob, Partial};
+use crate::swarm::{LinkId, Swarm};
+
+/// Our side of one swarm.
+pub(super) struct Member {
+    pub(super) info_hash: Sha1Hash,
+    pub(super) swarm: Swarm,
+    pub(super) role: Role,
+    pub(super) links: BTreeSet<LinkId>,
+    /// When the swarm wants to be woken.
+    pub(super) deadline: Option<Time>,
+    pub(super) bytes_down: u64,
+    pub(super) bytes_up: u64,
+}
+
+/// Why we are in a swarm.
+pub(super) enum Role {
+    /// To fetch a blob, and to share what is there of it.
+    Fetch(Fetch),
+    /// To serve a whole blob, for as long as there is a link.
+    Serve(Arc<Blob>),
+}
+
+/// What fetching needs.
+pub(super) struct Fetch {
+    pub(super) metainfo: Arc<Metainfo>,
+    pub(super) partial: Arc<Partial>,
+    pub(super) progress: Arc<Ranked<Progress>>,
+    pub(super) collect: Collect,
+    pub(super) _counted: Held,
+}
+
+impl Member {
+    /// Where the bytes lie that links are served from.
+    pub(super) fn bytes(&self) -> Bytes {
+        match &self.role {
+            Role::Fetch(fetch) => Bytes::Partial(Arc::clone(&fetch.partial)),
+            Role::Serve(blob) => Bytes::Whole(Arc::clone(blob)),
+        }
+    }
+
+    /// What the job that fetches sees, if there is one.
+    pub(super) fn change_progress(&self, change: impl FnOnce(&mut Progress)) {
+        if let Role::Fetch(fetch) = &self.role {
+            change(&mut fetch.progress.lock());
+        }
+    }
+
+    /// Bytes that are not on disk yet.
+    pub(super) fn left(&self) -> u64 {
+        let geometry = self.swarm.geometry();
+        let missing = geometry.pieces().filter(|piece| !self.swarm.have().contains(*piece));
+        missing.map(|piece| geometry.span(piece).len).sum()
+    }
+}
+
+/// One connected peer.
+pub(super) struct Link {
+    pub(super) member: MemberId,
+    pub(super) address: SocketAddr,
+    pub(super) peer_id: PeerId,
+    pub(super) incoming: bool,
+    /// What the peer says it is.
+    pub(super) client: Option<String>,
+    pub(super) bytes_down: u64,
+    pub(super) bytes_up: u64,
+    stream: Arc<TcpStream>,
+    outgoing: Sender<Outgoing>,
+    credit: Arc<Credit>,
+    _counted: Held,
+}
+
+/// The link takes no more: its peer does not read.
+pub(super) struct Clogged;
+
+impl Link {
+    pub(super) fn new(new: NewLink, member: MemberId, counted: Held) -> Link {
+        Link {
+            member,
+            address: new.address,
+            peer_id: new.theirs.peer_id,
+            incoming: new.incoming,
+            client: None,
+            bytes_down: 0,
+            bytes_up: 0,
+            stream: new.stream,
+            outgoing: new.outgoing,
+            credit: new.credit,
+            _counted: counted,
+        }
+    }
+
+    /// Queues something for the writer. Never waits.
+    pub(super) fn send(&mut self, outgoing: Outgoing) -> Result<(), Clogged> {
+        match &outgoing {
+            Outgoing::Message(Message::Request(block)) => self.credit.add(block.len),
+            Outgoing::Message(_) => {}
+            Outgoing::Block { block, .. } => self.bytes_up += u64::from(block.len()),
+        }
+        match self.outgoing.try_send(outgoing) {
+            Err(Refused::Full(_)) => Err(Clogged),
+            // The writer has ended: the reader is about to tell why.
+            Ok(()) | Err(Refused::Closed(_)) => Ok(()),
+        }
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        LinkStatus {
+            address: self.address,
+            client: self.client.clone().unwrap_or_else(|| self.peer_id.to_string()),
+            incoming: self.incoming,
+            bytes_down: self.bytes_down,
+            bytes_up: self.bytes_up,
+        }
+    }
+}
+
+impl Drop for Link {
+    /// Ends both threads: the connection is shut, the queue closes.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,290 @@
+//! The two threads of a link: one reads, one writes. Neither decides anything.
+//!
+//! The reader hands messages to the engine and reads a block's bytes straight into the buffer in which
+//! they wait for their piece. The writer takes messages from the engine and reads the blocks that it
+//! sends from the file itself: they do not pass through the engine.
+//!
+//! **Invariant:** a peer makes us hold no more bytes of blocks than it was asked for ([`Credit`]).
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::figures;
+use crate::base::mailbox::{Nothing, Receiver, Sender};
+use crate::engine::inbox::{Event, LinkEnd};
+use crate::engine::pool::Pool;
+use crate::limits::{LINK_BYTES_ASKED_MAX, PEER_KEEP_ALIVE};
+use crate::proto::ext::ExtHandshake;
+use crate::proto::geometry::Block;
+use crate::proto::peer::{Frame, Message, RawBlock, encode_block_head};
+use crate::store::{Blob, Partial, StoreError};
+use crate::swarm::LinkId;
+
+/// What one read takes of messages. Blocks are read past it, so it need not be large.
+const READ_LEN: usize = 4 << 10;
+/// The writer gathers messages and blocks until it has this much, as long as some are waiting.
+const WRITE_LEN: usize = 256 << 10;
+
+/// How many bytes of blocks a peer may still send: what it was asked for and has not sent.
+#[derive(Debug, Default)]
+pub(super) struct Credit(AtomicU64);
+
+impl Credit {
+    /// The peer is asked for `len` bytes more. Requests that it never answers do not add up to more
+    /// than [`LINK_BYTES_ASKED_MAX`].
+    pub(super) fn add(&self, len: u32) {
+        let add = |credit: u64| Some((credit + u64::from(len)).min(LINK_BYTES_ASKED_MAX));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// The peer sends `len` bytes; whether it was asked for that many.
+    fn take(&self, len: u32) -> bool {
+        let take = |credit: u64| credit.checked_sub(u64::from(len));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+/// Where the bytes of a swarm lie.
+#[derive(Clone)]
+pub(super) enum Bytes {
+    /// In a sealed file.
+    Whole(Arc<Blob>),
+    /// In a file that is being filled; only of pieces that are stored.
+    Partial(Arc<Partial>),
+}
+
+impl Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        match self {
+            Bytes::Whole(blob) => blob.read_at(buf, offset),
+            Bytes::Partial(partial) => partial.read_at(buf, offset),
+        }
+    }
+}
+
+/// What a writer sends.
+pub(super) enum Outgoing {
+    /// A message.
+    Message(Message),
+    /// A block, from the file.
+    Block {
+        /// Which.
+        block: Block,
+        /// Where it lies in the blob.
+        offset: u64,
+        /// Where the blob lies.
+        bytes: Bytes,
+    },
+}
+
+/// Reads one link until it ends, and says why.
+pub(super) fn read_link(
+    link: LinkId,
+    stream: &TcpStream,
+    credit: &Credit,
+    pool: &Pool,
+    inbox: &Sender<Event>,
+) -> LinkEnd {
+    let mut wire = Wire::new(stream);
+    loop {
+        let event = match wire.frame() {
+            Ok(Frame::Block(block)) if !credit.take(block.len) => {
+                figures::DUPLICATE_BYTES.add(u64::from(block.len));
+                match wire.skip(block.len as usize) {
+                    Ok(()) => continue,
+                    Err(end) => return end,
+                }
+            }
+            Ok(Frame::Block(block)) => {
+                let mut body = pool.take(block.len);
+                if let Err(end) = wire.body(&mut body) {
+                    return end;
+                }
+                Event::Block(link, block, body)
+            }
+            // Nothing in them that anybody acts on; that they came keeps the read from timing out.
+            Ok(Frame::Message(Message::KeepAlive | Message::Unknown(_) | Message::Port(_))) => {
+                continue;
+            }
+            Ok(Frame::Message(Message::Extended { id: 0, payload })) => {
+                match ExtHandshake::decode(&payload) {
+                    Ok(theirs) => Event::ExtHandshake(link, Box::new(theirs)),
+                    Err(error) => return LinkEnd::Extension(error),
+                }
+            }
+            // We offer no extension whose messages they could be.
+            Ok(Frame::Message(Message::Extended { .. })) => continue,
+            Ok(Frame::Message(message)) => Event::Message(link, message),
+            Err(end) => return end,
+        };
+        if inbox.send(event).is_err() {
+            return LinkEnd::Closed;
+        }
+    }
+}
+
+/// The incoming bytes of a link.
+struct Wire<R> {
+    source: R,
+    buf: Vec<u8>,
+    /// `buf[start..end]` came and was not looked at yet.
+    start: usize,
+    end: usize,
+}
+
+impl<R: Read> Wire<R> {
+    fn new(source: R) -> Wire<R> {
+        Wire { source, buf: vec![0; READ_LEN], start: 0, end: 0 }
+    }
+
+    /// The next message, or the head of the next block.
+    fn frame(&mut self) -> Result<Frame, LinkEnd> {
+        loop {
+            let waiting = &self.buf[self.start..self.end];
+            match Frame::decode(waiting).map_err(LinkEnd::Protocol)? {
+                Some((frame, used)) => {
+                    self.start += used;
+                    return Ok(frame);
+                }
+                None => self.fill()?,
+            }
+        }
+    }
+
+    /// Reads more of a message that has not come whole.
+    fn fill(&mut self) -> Result<(), LinkEnd> {
+        self.buf.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.end == 0 {
+            // A long message is over: its memory goes.
+            self.buf.truncate(READ_LEN);
+            self.buf.shrink_to_fit();
+        } else if self.end == self.buf.len() {
+            // The codec refuses a message above its bound as soon as it has read the length.
+            self.buf.resize(self.buf.len() * 2, 0);
+        }
+        self.end += read_some(&mut self.source, &mut [IoSliceMut::new(&mut self.buf[self.end..])])?;
+        Ok(())
+    }
+
+    /// Reads a block's bytes to where they belong, and with the last of them what follows.
+    fn body(&mut self, body: &mut [u8]) -> Result<(), LinkEnd> {
+        let here = body.len().min(self.end - self.start);
+        body[..here].copy_from_slice(&self.buf[self.start..self.start + here]);
+        self.start += here;
+        let mut filled = here;
+        while filled < body.len() {
+            // The buffer is empty: all of it went into the body.
+            (self.start, self.end) = (0, 0);
+            let rest = &mut body[filled..];
+            let rest_len = rest.len();
+            let mut parts = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.buf)];
+            let count = read_some(&mut self.source, &mut parts)?;
+            filled += count.min(rest_len);
+            self.end = count.saturating_sub(rest_len);
+        }
+        Ok(())
+    }
+
+    /// Reads a block's bytes that nobody asked for.
+    fn skip(&mut self, len: usize) -> Result<(), LinkEnd> {
+        let mut left = len;
+        loop {
+            let here = left.min(self.end - self.start);
+            self.start += here;
+            left -= here;
+            if left == 0 {
+                return Ok(());
+            }
+            self.fill()?;
+        }
+    }
+}
+
+/// Reads at least one byte into `parts`, the first of them first.
+fn read_some(source: &mut impl Read, parts: &mut [IoSliceMut<'_>]) -> Result<usize, LinkEnd> {
+    loop {
+        match source.read_vectored(parts) {
+            Ok(0) => return Err(LinkEnd::Closed),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(LinkEnd::Closed);
+            }
+            Err(error) => return Err(LinkEnd::Io(error)),
+        }
+    }
+}
+
+/// Writes one link until the engine lets go of its queue, the peer does not take any more, or the file
+/// cannot be read. Then the connection is shut, and the reader ends as well.
+pub(super) fn write_link(
+    link: LinkId,
+    stream: &TcpStream,
+    queue: &Receiver<Outgoing>,
+    inbox: &Sender<Event>,
+) {
+    if let Err(error) = write_all(link, stream, queue, inbox) {
+        // A failure of the connection itself is the reader's to tell.
+        let _ = inbox.send(Event::LinkDown(link, LinkEnd::File(error)));
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// # Errors
+/// If the file cannot be read.
+fn write_all(
+    link: LinkId,
+    mut stream: &TcpStream,
+    queue: &Receiver<Outgoing>,
+    inbox: &Sender<Event>,
+) -> Result<(), StoreError> {
+    let mut out = Vec::with_capacity(READ_LEN);
+    let mut blocks = Vec::new();
+    loop {
+        let mut next = queue.recv_for(PEER_KEEP_ALIVE);
+        loop {
+            match next {
+                Ok(Outgoing::Message(message)) => message.encode(&mut out),
+                Ok(Outgoing::Block { block, offset, bytes }) => {
+                    append_block(&mut out, block, offset, &bytes)?;
+                    blocks.push(block);
+                }
+                Err(Nothing::Yet) if out.is_empty() => Message::KeepAlive.encode(&mut out),
+                Err(Nothing::Yet) => break,
+                Err(Nothing::Closed) => return Ok(()),
+            }
+            if out.len() >= WRITE_LEN {
+                break;
+            }
+            next = queue.try_recv();
+        }
+        if stream.write_all(&out).is_err() {
+            return Ok(());
+        }
+        out.clear();
+        for block in blocks.drain(..) {
+            figures::BYTES_TO_PEERS.add(u64::from(block.len()));
+            if inbox.send(Event::BlockSent(link, block)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Appends a `piece` message, its body read from the file.
+fn append_block(
+    out: &mut Vec<u8>,
+    block: Block,
+    offset: u64,
+    bytes: &Bytes,
+) -> Result<(), StoreError> {
+    let (piece, begin, len) = (block.piece().get(), block.begin(), block.len());
+    out.extend_from_slice(&encode_block_head(RawBlock { piece, begin, len }));
+    let start = out.len();
+    out.resize(start + len as usize, 0);
+    bytes.read_at(&mut out[start..], offset)
+}
