@@ -1,7 +1,22 @@
 //! Floor 7: `torrent-cache tracker`: its options, its wiring, its start and stop order.
 
-use crate::base::args::{Opt, Values};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::base::args::{Opt, UsageError, Values};
+use crate::base::clock::Time;
+use crate::base::stop::Stop;
+use crate::limits;
+use crate::net::admin::Admin;
+use crate::net::serve::{Server, ServerConfig};
+use crate::net::tcp;
 use crate::process::{Failure, Process};
+use crate::tracker::supervise::{self, Etcd, EtcdConfig, Health, Unfit};
+use crate::tracker::{Sockets, Tracker};
 
 /// The options of `torrent-cache tracker`.
 pub const OPTIONS: &[Opt] = &[
@@ -20,13 +35,106 @@ pub const OPTIONS: &[Opt] = &[
     Opt::new("LOG", "FILTER", "info", "What is logged: a level, or module=level,..."),
 ];
 
+/// What the options say.
+struct Settings {
+    address: SocketAddr,
+    admin: SocketAddr,
+    /// `None`: etcd runs elsewhere.
+    etcd: Option<EtcdConfig>,
+}
+
+impl Settings {
+    fn of(values: &Values) -> Result<Settings, UsageError> {
+        let interface: IpAddr = required(values, "INTERFACE")?;
+        let etcd = EtcdConfig {
+            binary: values.path("ETCD_BINARY").unwrap_or_default().into(),
+            data: values.path("STORAGE").unwrap_or_default().join("etcd"),
+            address: SocketAddr::new(interface, required::<NonZeroU16>(values, "ETCD_PORT")?.get()),
+        };
+        Ok(Settings {
+            address: SocketAddr::new(interface, required(values, "TRACKER_PORT")?),
+            admin: required(values, "ADMIN")?,
+            etcd: (!values.switch("NO_ETCD")).then_some(etcd),
+        })
+    }
+}
+
+/// The value of an option that has a default.
+fn required<T>(values: &Values, name: &str) -> Result<T, UsageError>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    values.get(name)?.ok_or_else(|| values.bad(name, &"is needed"))
+}
+
 /// Runs the tracker until a signal ends it.
 ///
 /// # Errors
 /// [`Failure`]: it cannot start, or broke while running.
 pub fn run(values: Values) -> Result<(), Failure> {
+    let settings = Settings::of(&values)?;
     let log = values.text("LOG")?.unwrap_or_default();
+    // All that an option can be wrong about comes before the first thread.
+    let sockets = Sockets::bind(settings.address)
+        .map_err(|error| values.bad(address_option(&error, "TRACKER_PORT"), &error))?;
+    let admin = tcp::bind(settings.admin).map_err(|error| values.bad("ADMIN", &error))?;
+    let version = settings.etcd.as_ref().map(supervise::check).transpose();
+    let version = version.map_err(|unfit| match unfit {
+        Unfit::Binary(why) => values.bad("ETCD_BINARY", &why),
+        Unfit::Data(why) => values.bad("STORAGE", &why),
+        Unfit::Address(why) => values.bad("ETCD_PORT", &why),
+    })?;
     let process = Process::start(&log)?;
-    process.stop().wait();
+    serve(&settings, sockets, admin, version, process.stop())?;
     process.finish()
+}
+
+/// An address that is not ours is the fault of `INTERFACE`, anything else of the port.
+fn address_option(error: &io::Error, port: &'static str) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrNotAvailable { "INTERFACE" } else { port }
+}
+
+/// Start order: etcd, which needs longest; the tracker; the admin port, which tells of both. Stop
+/// order: the tracker, so that no peer is told anything any more; etcd; the admin port.
+fn serve(
+    settings: &Settings,
+    sockets: Sockets,
+    admin: TcpListener,
+    version: Option<String>,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let etcd = settings.etcd.clone().map(Etcd::start).transpose().map_err(broken)?;
+    let health = etcd.as_ref().map(Etcd::health);
+    let on_page = health.clone();
+    let tracker = Tracker::start(sockets, move || match &on_page {
+        Some(health) => health().to_string(),
+        None => "an etcd that runs elsewhere".to_owned(),
+    })
+    .map_err(broken)?;
+    let admin_handler = Admin::new(move || match health.as_ref().map(|health| health()) {
+        None | Some(Health::Ready) => Ok(()),
+        Some(health) => Err(health.to_string()),
+    });
+    let admin = Server::start(ServerConfig::new("admin", admin), Arc::new(admin_handler))
+        .map_err(broken)?;
+    let version = version.map_or("elsewhere".to_owned(), |version| format!("{version} beside it"));
+    log::info!(
+        "tracker on {} (TCP and UDP), admin on {}, etcd {version}",
+        tracker.local_addr(),
+        admin.local_addr()
+    );
+    stop.wait();
+    let deadline = Time::now() + limits::STOP;
+    tracker.stop(deadline);
+    if let Some(etcd) = etcd {
+        etcd.stop(deadline);
+    }
+    admin.stop(deadline);
+    log::info!("stopped");
+    Ok(())
+}
+
+fn broken(error: io::Error) -> Failure {
+    Failure::Broken(format!("cannot start: {error}"))
 }

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** all `unsafe` code of the program is in [`sys`].
 
+pub mod address;
 pub mod args;
 pub mod blame;
 pub mod clock;

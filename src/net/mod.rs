@@ -1,5 +1,6 @@
 //! Floor 2: sockets without meaning: listeners, TLS, the HTTP server, UDP, the HTTP client's agent.
 
+pub mod admin;
 pub mod agent;
 pub mod resolve;
 pub mod serve;

@@ -304,6 +304,14 @@ impl DictWriter<'_> {
         put_bytes(self.key(key), bytes);
     }
 
+    /// Appends a key and a list: one element each time `put` is called.
+    pub fn list<T>(&mut self, key: &[u8], items: &[T], mut put: impl FnMut(&T, &mut Vec<u8>)) {
+        let out = self.key(key);
+        out.push(b'l');
+        items.iter().for_each(|item| put(item, out));
+        out.push(b'e');
+    }
+
     /// Appends a key and a dictionary of what `fill` puts in.
     pub fn dict(&mut self, key: &[u8], fill: impl FnOnce(&mut DictWriter<'_>)) {
         put_dict(self.key(key), fill);

@@ -1,15 +1,15 @@
 //! Announce and scrape over HTTP (BEP 3, 7, 23, 48), both directions: the query of a request, and
 //! the bencoded body of an answer. What an HTTP request is, is not here.
 //!
-//! Peers are written in compact form, and read in compact form or as dictionaries.
+//! Peers are written and read in compact form (BEP 23, 7) or as dictionaries (BEP 3).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::hash::Sha1Hash;
 use crate::limits::{TRACKER_ANSWER_LEN_MAX, TRACKER_PEERS_MAX, TRACKER_SCRAPE_MAX};
-use crate::proto::bencode::{self, BencodeError, Dict, Value};
+use crate::proto::bencode::{self, BencodeError, Dict, DictWriter, Value};
 use crate::proto::peer::PeerId;
 use crate::proto::printable;
 use crate::proto::tracker::{
@@ -101,6 +101,13 @@ impl AnnounceRequest {
         })
     }
 
+    /// Whether the client that sent `query` wants peers as dictionaries; compact is what all but the
+    /// oldest take.
+    #[must_use]
+    pub fn wants_dictionaries(query: &str) -> bool {
+        text(query, "compact").as_deref() == Some("0")
+    }
+
     /// The query of an announce, to follow a `?` or, where the announce URL has a query already, an
     /// `&`.
     #[must_use]
@@ -169,13 +176,39 @@ impl AnnounceResponse {
         })
     }
 
-    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in
-    /// compact form.
+    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in compact
+    /// form.
     pub fn put_bencode(&self, out: &mut Vec<u8>) {
-        let given = self.peers.get(..TRACKER_PEERS_MAX).unwrap_or(&self.peers);
+        let given = self.given();
         let (mut peers, mut peers6) = (Vec::new(), Vec::new());
         tracker::put_peers_v4(&mut peers, given);
         tracker::put_peers_v6(&mut peers6, given);
+        self.put_with(out, |dict| {
+            dict.bytes(b"peers", &peers);
+            if !peers6.is_empty() {
+                dict.bytes(b"peers6", &peers6);
+            }
+        });
+    }
+
+    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers as
+    /// dictionaries, without their peer ids: as to clients that say `no_peer_id`.
+    pub fn put_bencode_dictionaries(&self, out: &mut Vec<u8>) {
+        self.put_with(out, |dict| {
+            dict.list(b"peers", self.given(), |peer, out| {
+                bencode::put_dict(out, |dict| {
+                    dict.bytes(b"ip", peer.ip().to_string().as_bytes());
+                    dict.int(b"port", peer.port().into());
+                });
+            });
+        });
+    }
+
+    fn given(&self) -> &[SocketAddr] {
+        self.peers.get(..TRACKER_PEERS_MAX).unwrap_or(&self.peers)
+    }
+
+    fn put_with(&self, out: &mut Vec<u8>, put_peers: impl FnOnce(&mut DictWriter<'_>)) {
         bencode::put_dict(out, |dict| {
             dict.int(b"complete", self.seeders.into());
             dict.int(b"incomplete", self.leechers.into());
@@ -183,10 +216,7 @@ impl AnnounceResponse {
             if let Some(interval) = self.min_interval {
                 dict.int(b"min interval", seconds(interval));
             }
-            dict.bytes(b"peers", &peers);
-            if !peers6.is_empty() {
-                dict.bytes(b"peers6", &peers6);
-            }
+            put_peers(dict);
             if let Some(id) = &self.tracker_id {
                 dict.bytes(b"tracker id", id);
             }
@@ -283,7 +313,7 @@ fn seconds(duration: Duration) -> i64 {
 
 /// Adds the peer that a dictionary names (BEP 3); its `ip` may be a host name, which is not looked
 /// up.
-fn take_peer(peer: &Value<'_>, peers: &mut Vec<std::net::SocketAddr>) {
+fn take_peer(peer: &Value<'_>, peers: &mut Vec<SocketAddr>) {
     let Some(dict) = peer.as_dict() else { return };
     let ip = dict.bytes(b"ip").and_then(|ip| str::from_utf8(ip).ok()?.parse::<IpAddr>().ok());
     let port = dict.int(b"port").and_then(|port| u16::try_from(port).ok());
@@ -412,6 +442,20 @@ mod tests {
             );
         }
         assert!(AnnounceRequest::from_query("").is_err());
+    }
+
+    #[test]
+    fn peers_as_dictionaries_are_read_back() {
+        let peers = ["10.0.0.1:1", "[fd00::1]:65535"].map(|peer| peer.parse().expect("an address"));
+        let interval = Duration::from_secs(30);
+        let response =
+            AnnounceResponse { interval, peers: peers.to_vec(), ..AnnounceResponse::default() };
+        let mut body = Vec::new();
+        response.put_bencode_dictionaries(&mut body);
+        assert!(body.ends_with(b"5:peersld2:ip8:10.0.0.14:porti1eed2:ip7:fd00::14:porti65535eeee"));
+        assert_eq!(AnnounceResponse::from_bencode(&body), Ok(response));
+        let wants = |query| AnnounceRequest::wants_dictionaries(query);
+        assert!(wants("a=1&compact=0") && !wants("a=1") && !wants("compact=1"));
     }
 
     #[test]

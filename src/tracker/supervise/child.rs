@@ -11,6 +11,7 @@ use ureq::Agent;
 use crate::base::sys;
 use crate::base::thread;
 use crate::limits::ETCD_REQUEST_LEN_MAX;
+use crate::tracker::local;
 use crate::tracker::supervise::EtcdConfig;
 use crate::tracker::supervise::relay::{self, LastWords};
 
@@ -123,7 +124,7 @@ fn advertised(address: SocketAddr) -> SocketAddr {
     if !address.ip().is_unspecified() {
         return address;
     }
-    let local = super::local(address);
+    let local = local(address);
     // Any address beyond the default route will do: these are for documentation (RFC 5737, 3849).
     let (from, to) = match address {
         SocketAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9"),

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -29,6 +29,7 @@ use crate::base::ranked::{Rank, Ranked};
 use crate::base::thread::{self, Role};
 use crate::net::agent::{AgentConfig, agent};
 use crate::net::tls::Roots;
+use crate::tracker::local;
 use crate::tracker::supervise::child::Child;
 
 /// The pause before etcd is started again the first time, doubled each time up to [`PAUSE_MAX`].
@@ -267,16 +268,6 @@ fn free_loopback_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Where this host reaches a server that listens on `address`.
-fn local(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,13 +286,5 @@ mod tests {
         assert!(why("no-such-etcd").contains("apt-get install etcd-server"));
         assert_eq!(why("true"), "is no etcd");
         assert!(why("/").contains("denied"));
-    }
-
-    #[test]
-    fn an_unspecified_address_is_reached_on_loopback() {
-        let local = |text: &str| local(text.parse().expect("an address")).to_string();
-        assert_eq!(local("0.0.0.0:1"), "127.0.0.1:1");
-        assert_eq!(local("[::]:1"), "[::1]:1");
-        assert_eq!(local("10.0.0.1:1"), "10.0.0.1:1");
     }
 }

@@ -15,7 +15,7 @@ use crate::log_limited;
 const LINE_LEN_MAX: u64 = 16 << 10;
 const TEXT_CHARS_MAX: usize = 400;
 
-/// The last warning or error of an etcd: mostly why it ended.
+/// The last error of an etcd: mostly why it ended.
 #[derive(Clone, Debug)]
 pub(super) struct LastWords(Arc<Ranked<Option<String>>>);
 
@@ -42,11 +42,11 @@ pub(super) fn start(
         while let Ok(Some(line)) = next_line(&mut log) {
             let (level, text) = read(&line);
             match level {
-                // A client of etcd can cause warnings.
+                // A client of etcd can cause warnings, and a crash writes a hundred lines.
                 Level::Warn => log_limited!(warn, "etcd: {text}"),
                 level => log::log!(level, "etcd: {text}"),
             }
-            if level <= Level::Warn {
+            if level == Level::Error {
                 *last_words.0.lock() = Some(text);
             }
         }
