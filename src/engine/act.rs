@@ -17,7 +17,7 @@ use crate::proto::ext::{ExtHandshake, HANDSHAKE_ID};
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::Message;
 use crate::proto::tracker::AnnounceEvent;
-use crate::swarm::{self, Action, CloseReason, Input, LinkId};
+use crate::swarm::{Action, CloseReason, Input, LinkId};
 
 impl Run {
     /// Does one thing that the swarm of `id` wants done. Nothing here waits.
@@ -155,13 +155,7 @@ impl Run {
     }
 
     /// Whole blobs announce themselves; a swarm that fetches says when.
-    fn announce(&mut self, id: MemberId, event: swarm::AnnounceEvent) {
-        let event = match event {
-            swarm::AnnounceEvent::None => AnnounceEvent::None,
-            swarm::AnnounceEvent::Started => AnnounceEvent::Started,
-            swarm::AnnounceEvent::Stopped => AnnounceEvent::Stopped,
-            swarm::AnnounceEvent::Completed => AnnounceEvent::Completed,
-        };
+    fn announce(&mut self, id: MemberId, event: AnnounceEvent) {
         let Some(member) = self.members.get(&id) else { return };
         if matches!(member.role, Role::Serve(_)) || event == AnnounceEvent::Stopped {
             // Of leaving, the announcer is told when it is done.

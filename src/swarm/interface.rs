@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::base::blame::Blame;
 use crate::proto::geometry::{Block, PieceIndex, Span};
 use crate::proto::peer::{Message, PeerId, RawBlock};
-use crate::swarm::announce::AnnounceEvent;
+use crate::proto::tracker::AnnounceEvent;
 
 /// One connected peer. The engine hands the numbers out and uses none twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

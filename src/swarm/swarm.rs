@@ -1,62 +1,466 @@
-//! The swarm of one blob as this host sees it.
+//! The swarm of one blob as this host sees it: takes in what happened, and knows the links.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::rng::Rng;
 use crate::proto::bitfield::Pieces;
-use crate::proto::geometry::Geometry;
-use crate::swarm::interface::{Action, Config, Input};
+use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::peer::{Message, PeerId};
+use crate::proto::tracker::AnnounceEvent;
+use crate::swarm::announce::Announcer;
+use crate::swarm::candidates::Candidates;
+use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
+use crate::swarm::link::Link;
+use crate::swarm::pieces::PieceTable;
+
+/// How often links are looked at that were asked for something.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// Two links to one peer that are at most so far apart were dialled by both sides at the same time.
+const CROSSED: Duration = Duration::from_secs(5);
 
 /// The swarm of one blob as this host sees it.
 #[derive(Debug)]
 pub struct Swarm {
-    geometry: Geometry,
-    have: Pieces,
+    pub(super) config: Config,
+    pub(super) rng: Rng,
+    pub(super) pieces: PieceTable,
+    pub(super) links: BTreeMap<LinkId, Link>,
+    /// Offsets of the in-order readers.
+    pub(super) readers: Vec<u64>,
+    pub(super) candidates: Candidates,
+    announcer: Announcer,
+    /// When links that were asked for something are looked at again.
+    next_tick: Time,
+    /// When the upload slots may be given out anew.
+    pub(super) next_round: Time,
+    left: bool,
+    /// How many inputs came since the last check of all invariants.
+    pub(super) unchecked: usize,
+}
+
+/// What a handshake tells about a new link.
+struct Arrival {
+    address: SocketAddr,
+    peer_id: PeerId,
+    incoming: bool,
+    fast: bool,
 }
 
 impl Swarm {
     /// A swarm without links, of which this host has the pieces `have`.
     #[must_use]
     pub fn new(config: Config, geometry: Geometry, have: Pieces, rng: Rng, now: Time) -> Swarm {
-        let _ = (config, rng, now);
-        Swarm { geometry, have }
+        let pieces = PieceTable::new(geometry, have, config.hashes_known);
+        Swarm {
+            config,
+            rng,
+            pieces,
+            links: BTreeMap::new(),
+            readers: Vec::new(),
+            candidates: Candidates::default(),
+            announcer: Announcer::new(now),
+            next_tick: now,
+            next_round: now,
+            left: false,
+            unchecked: 0,
+        }
     }
 
     /// How the blob is cut into pieces.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
-        &self.geometry
+        self.pieces.geometry()
     }
 
     /// The stored pieces.
     #[must_use]
     pub fn have(&self) -> &Pieces {
-        &self.have
+        self.pieces.stored()
     }
 
     /// Whether all pieces are stored.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.have.is_full()
+        self.have().is_full()
+    }
+
+    /// How many links could give a piece that is not stored here, if asked now.
+    #[must_use]
+    pub fn useful_links(&self) -> usize {
+        self.links.values().filter(|link| !link.they_choke && link.useful > 0).count()
     }
 
     /// Takes in what happened and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
-        let _ = now;
-        match input {
-            Input::Stored { piece } => {
-                if self.have.insert(piece) && self.have.is_full() {
-                    out.push(Action::Complete);
-                }
-            }
-            Input::Block { .. } => out.push(Action::Drop),
-            Input::Claim { .. } => out.push(Action::Claimed { span: None }),
-            _ => {}
+        self.take_in(now, input, out);
+        if !self.left {
+            self.dial(now, out);
+        }
+        if cfg!(debug_assertions) {
+            self.check_sometimes();
         }
     }
 
     /// When [`Input::Timeout`] is due, if ever.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        None
+        if self.left {
+            return None;
+        }
+        let waits_for_blocks = self.links.values().any(|link| link.asked > 0 || link.is_resting());
+        let tick = waits_for_blocks.then_some(self.next_tick);
+        let round = self.is_contended().then_some(self.next_round);
+        let dial = if self.wants_links() { self.candidates.next_due() } else { None };
+        let announce = self.announcer.next_due(self.is_lonely());
+        [tick, round, dial, announce].into_iter().flatten().min()
+    }
+
+    fn take_in(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
+        match input {
+            Input::LinkUp { link, address, peer_id, incoming, fast, ours: _ } => {
+                self.link_up(link, &Arrival { address, peer_id, incoming, fast }, now, out);
+            }
+            Input::ExtHandshake { link, block_len_max, requests_max, listen_port } => {
+                self.introduced(link, block_len_max, requests_max, listen_port, now);
+            }
+            Input::LinkDown { link } => {
+                self.forget(link, now, out);
+                self.fill_all(now, out);
+                self.fill_slots(now, out);
+            }
+            Input::Message { link, message } => self.message(link, message, now, out),
+            Input::Block { link, block } => self.block(link, block, now, out),
+            Input::BlockSent { link, block } => self.block_sent(link, block, out),
+            Input::Stored { piece } => self.stored(piece, now, out),
+            Input::Corrupt { piece } => self.corrupt(piece, now, out),
+            Input::Readers { offsets } => self.readers(offsets, now, out),
+            Input::Hashes => {
+                self.pieces.hashes_known();
+                self.fill_all(now, out);
+            }
+            Input::Candidates { addresses, source } => {
+                for address in addresses {
+                    self.candidates.add(address, source, now);
+                }
+            }
+            Input::DialFailed { address } => self.candidates.failed(address, now),
+            Input::Announced { interval } => self.announcer.answered(now, interval),
+            Input::AnnounceFailed => self.announcer.failed(now),
+            Input::Claim { from, max_len, steal } => self.claim(from, max_len, steal, now, out),
+            Input::Release { span } => self.release(span, now, out),
+            Input::Share { bytes_in_flight_max } => {
+                self.config.bytes_in_flight_max = bytes_in_flight_max;
+                self.fill_all(now, out);
+            }
+            Input::Timeout => self.timeout(now, out),
+            Input::Leave => self.leave(now, out),
+        }
+    }
+
+    fn link_up(&mut self, id: LinkId, new: &Arrival, now: Time, out: &mut Vec<Action>) {
+        if let Some(why) = self.refusal(new, now, out) {
+            if !new.incoming && why == CloseReason::Full {
+                self.candidates.unlinked(new.address, now);
+            }
+            out.push(Action::Close { link: id, why });
+            return;
+        }
+        let geometry = *self.geometry();
+        let mut link = Link::new(&geometry, new.address, new.peer_id, new.incoming, new.fast, now);
+        if !new.incoming {
+            self.candidates.linked(new.address);
+            link.dial_address = Some(new.address);
+        }
+        self.links.insert(id, link);
+        let have = self.have();
+        let message = match (new.fast, have.is_empty(), have.is_full()) {
+            (true, true, _) => Message::HaveNone,
+            (true, _, true) => Message::HaveAll,
+            (false, true, _) => return,
+            _ => Message::Bitfield(have.to_bytes()),
+        };
+        out.push(Action::Send { link: id, message });
+    }
+
+    /// Why the new link is not taken, if so. Of two links to one peer, the older is kept, unless both
+    /// sides dialled at the same time: then both must drop the same one, and the link that the lower
+    /// peer id dialled stays.
+    fn refusal(&mut self, new: &Arrival, now: Time, out: &mut Vec<Action>) -> Option<CloseReason> {
+        if self.left {
+            return Some(CloseReason::Leaving);
+        }
+        if new.peer_id == self.config.peer_id {
+            if !new.incoming {
+                self.candidates.is_ours(new.address);
+            }
+            return Some(CloseReason::Ourselves);
+        }
+        if self.candidates.is_banned(new.address.ip()) {
+            return Some(CloseReason::Banned);
+        }
+        let twin = self.links.iter_mut().find(|(_, link)| link.peer_id == new.peer_id);
+        if let Some((&id, twin)) = twin {
+            let crossed = twin.incoming != new.incoming && now.since(twin.since) < CROSSED;
+            let lower_dialled = new.incoming == (new.peer_id < self.config.peer_id);
+            if !(crossed && lower_dialled) {
+                if !new.incoming {
+                    // The twin is the link to this address: it is not dialled while there is one.
+                    self.candidates.linked(new.address);
+                    twin.dial_address = Some(new.address);
+                }
+                return Some(CloseReason::Duplicate);
+            }
+            self.close(id, CloseReason::Duplicate, now, out);
+        }
+        (self.links.len() >= self.config.links_max).then_some(CloseReason::Full)
+    }
+
+    fn introduced(
+        &mut self,
+        id: LinkId,
+        block_len_max: u32,
+        requests_max: usize,
+        listen_port: Option<u16>,
+        now: Time,
+    ) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.introduced(block_len_max, requests_max);
+        if let (Some(port), None) = (listen_port, link.dial_address) {
+            let address = SocketAddr::new(link.address.ip(), port);
+            link.dial_address = Some(address);
+            self.candidates.add(address, crate::swarm::Source::Peer, now);
+            self.candidates.linked(address);
+        }
+    }
+
+    fn message(&mut self, id: LinkId, message: Message, now: Time, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get(&id) else { return };
+        let fast = link.fast;
+        let result = match message {
+            Message::Choke => self.choked(id, out),
+            Message::Unchoke => self.unchoked(id, now, out),
+            Message::Interested => self.interest(id, true, now, out),
+            Message::NotInterested => self.interest(id, false, now, out),
+            Message::Have(number) => self.they_have(id, number, now, out),
+            Message::Bitfield(bytes) => match Pieces::from_bytes(*self.geometry(), &bytes) {
+                Ok(has) => self.they_told(id, has, now, out),
+                Err(_) => Err(CloseReason::BadBitfield),
+            },
+            Message::HaveAll if fast => self.they_told(id, Pieces::all(*self.geometry()), now, out),
+            Message::HaveNone if fast => {
+                self.they_told(id, Pieces::none(*self.geometry()), now, out)
+            }
+            Message::Reject(block) if fast => self.rejected(id, block, now),
+            Message::HaveAll | Message::HaveNone | Message::Reject(_) => {
+                Err(CloseReason::OutOfTurn)
+            }
+            Message::Request(block) => self.requested(id, block, out),
+            Message::Cancel(block) => self.cancelled(id, block, out),
+            // Hints of the fast extension that are not taken up, but their numbers must be right.
+            Message::Suggest(number) | Message::AllowedFast(number) => {
+                self.geometry().piece(number).map(|_| ()).ok_or(CloseReason::BadPiece)
+            }
+            Message::KeepAlive
+            | Message::Port(_)
+            | Message::Extended { .. }
+            | Message::Unknown(_) => Ok(()),
+        };
+        if let Err(why) = result {
+            self.close(id, why, now, out);
+            self.fill_all(now, out);
+        }
+    }
+
+    /// The peer says what it has: once, and before anything else about that.
+    fn they_told(
+        &mut self,
+        id: LinkId,
+        has: Pieces,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CloseReason> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if link.told {
+            return Err(CloseReason::OutOfTurn);
+        }
+        link.told = true;
+        link.useful = u32::try_from(has.not_in(self.pieces.stored()).count()).unwrap_or(u32::MAX);
+        link.has = has;
+        link.dry = None;
+        if link.has.is_full() {
+            link.counted = false;
+        } else {
+            link.has.iter().for_each(|piece| self.pieces.picker.gained(piece));
+        }
+        self.they_have_more(id, now, out);
+        Ok(())
+    }
+
+    fn they_have(
+        &mut self,
+        id: LinkId,
+        number: u32,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CloseReason> {
+        let piece = self.geometry().piece(number).ok_or(CloseReason::BadPiece)?;
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.told = true;
+        if !link.has.insert(piece) {
+            return Ok(());
+        }
+        self.pieces.picker.gained(piece);
+        if link.has.is_full() {
+            link.counted = false;
+            self.geometry().pieces().for_each(|piece| self.pieces.picker.lost(piece));
+        }
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if !self.pieces.stored().contains(piece) {
+            link.useful += 1;
+        }
+        if self.pieces.picker.is_pickable(piece) {
+            self.offer(id, piece, now, out);
+        }
+        self.they_have_more(id, now, out);
+        Ok(())
+    }
+
+    /// After they said that they have something: interest, requests, or good-bye.
+    fn they_have_more(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.has.is_full() && self.pieces.stored().is_full() {
+            self.close(id, CloseReason::BothComplete, now, out);
+            return;
+        }
+        if link.useful > 0 && !link.we_are_interested {
+            link.we_are_interested = true;
+            out.push(Action::Send { link: id, message: Message::Interested });
+        }
+        self.fill(id, now, out);
+    }
+
+    /// A piece is on disk: tell those who lack it, and see who is still useful.
+    fn stored(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
+        if self.have().contains(piece) {
+            return;
+        }
+        self.withdraw(piece, out);
+        if let [(sender, _)] = self.pieces.store(piece)[..]
+            && let Some(link) = self.links.get_mut(&sender)
+        {
+            link.suspected = false;
+        }
+        for (&id, link) in &mut self.links {
+            if !link.has.contains(piece) {
+                out.push(Action::Send { link: id, message: Message::Have(piece.get()) });
+                continue;
+            }
+            link.useful -= 1;
+            if link.useful == 0 {
+                link.we_are_interested = false;
+                out.push(Action::Send { link: id, message: Message::NotInterested });
+            }
+        }
+        if self.is_complete() {
+            self.completed(now, out);
+        } else {
+            self.fill_all(now, out);
+        }
+    }
+
+    fn completed(&mut self, now: Time, out: &mut Vec<Action>) {
+        out.push(Action::Complete);
+        self.announcer.completed(now);
+        self.announce(now, out);
+        let full = self.links.iter().filter(|(_, link)| link.has.is_full()).map(|(&id, _)| id);
+        for id in full.collect::<Vec<_>>() {
+            self.close(id, CloseReason::BothComplete, now, out);
+        }
+    }
+
+    /// Bans `ip`: `guilty` is the link that earned it, if it is still there.
+    pub(super) fn ban(&mut self, ip: IpAddr, guilty: LinkId, now: Time, out: &mut Vec<Action>) {
+        out.push(Action::Ban { address: ip });
+        self.candidates.ban(ip);
+        let links = self.links.iter().filter(|(_, link)| link.address.ip() == ip);
+        for id in links.map(|(&id, _)| id).collect::<Vec<_>>() {
+            let why = if id == guilty { CloseReason::Corrupt } else { CloseReason::Banned };
+            self.close(id, why, now, out);
+        }
+    }
+
+    /// Closes a link and forgets it.
+    pub(super) fn close(&mut self, id: LinkId, why: CloseReason, now: Time, out: &mut Vec<Action>) {
+        if self.links.contains_key(&id) {
+            out.push(Action::Close { link: id, why });
+            self.forget(id, now, out);
+        }
+    }
+
+    /// Forgets a link: what it was asked for goes back, what it has is no longer counted.
+    fn forget(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
+        self.take_back(id, out);
+        let Some(link) = self.links.remove(&id) else { return };
+        if link.counted {
+            link.has.iter().for_each(|piece| self.pieces.picker.lost(piece));
+        }
+        if let Some(address) = link.dial_address {
+            self.candidates.unlinked(address, now);
+        }
+    }
+
+    fn is_lonely(&self) -> bool {
+        self.links.is_empty() && !self.is_complete()
+    }
+
+    /// Whether more links should be dialled: half of all we may have, so that the network stays
+    /// connected and there is room for those who dial us.
+    fn wants_links(&self) -> bool {
+        let dialling = self.candidates.dialling();
+        let dialled = self.links.values().filter(|link| !link.incoming).count() + dialling;
+        !self.is_complete()
+            && dialled < self.config.links_max.div_ceil(2)
+            && self.links.len() + dialling < self.config.links_max
+    }
+
+    fn dial(&mut self, now: Time, out: &mut Vec<Action>) {
+        while self.wants_links() {
+            let Some(address) = self.candidates.next(now, &mut self.rng) else { return };
+            out.push(Action::Dial { address });
+        }
+    }
+
+    fn announce(&mut self, now: Time, out: &mut Vec<Action>) {
+        if let Some(event) = self.announcer.due(now, self.is_lonely()) {
+            out.push(Action::Announce { event });
+        }
+    }
+
+    fn timeout(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.left {
+            return;
+        }
+        self.announce(now, out);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.snub_silent(now, out);
+            self.fill_all(now, out);
+        }
+        if now >= self.next_round && self.is_contended() {
+            self.rechoke(now, out);
+        }
+    }
+
+    fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.close(id, CloseReason::Leaving, now, out);
+        }
+        if !self.left && self.announcer.is_known() {
+            out.push(Action::Announce { event: AnnounceEvent::Stopped });
+        }
+        self.left = true;
     }
 }

@@ -1,0 +1,447 @@
+//! Claims about the swarm as a whole.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::base::clock::Time;
+use crate::base::rng::Rng;
+use crate::limits::{BLOCK_LEN, NO_PROGRESS, PEER_REQUESTS_MAX};
+use crate::proto::bitfield::Pieces;
+use crate::proto::geometry::{Geometry, PieceIndex, Span};
+use crate::proto::peer::{Message, PeerId, RawBlock};
+use crate::proto::tracker::AnnounceEvent;
+
+const PIECE_LEN: u32 = 2 * BLOCK_LEN;
+
+/// A swarm under test, its clock, and what it did last.
+struct Host {
+    swarm: Swarm,
+    now: Time,
+    out: Vec<Action>,
+    links: u64,
+}
+
+impl Host {
+    /// A host of a blob of `pieces` pieces of two blocks, with the first `stored` of them.
+    fn new(pieces: u32, stored: u32) -> Host {
+        Host::with(pieces, stored, |_| {})
+    }
+
+    fn with(pieces: u32, stored: u32, set: impl FnOnce(&mut Config)) -> Host {
+        let geometry = Geometry::new(u64::from(pieces * PIECE_LEN), PIECE_LEN).unwrap();
+        let mut have = Pieces::none(geometry);
+        for n in 0..stored {
+            have.insert(geometry.piece(n).unwrap());
+        }
+        let mut config = Config::usual(PeerId([5; 20]));
+        set(&mut config);
+        let now = Time::after_start(Duration::from_secs(100));
+        let swarm = Swarm::new(config, geometry, have, Rng::seeded(1), now);
+        Host { swarm, now, out: Vec::new(), links: 0 }
+    }
+
+    fn input(&mut self, input: Input) -> &[Action] {
+        self.out.clear();
+        self.swarm.handle(self.now, input, &mut self.out);
+        self.swarm.check_invariants();
+        &self.out
+    }
+
+    fn piece(&self, number: u32) -> PieceIndex {
+        self.swarm.geometry().piece(number).unwrap()
+    }
+
+    /// A new fast link from an address of its own.
+    fn link(&mut self) -> LinkId {
+        self.links += 1;
+        let n = u8::try_from(self.links).unwrap();
+        let link = LinkId(self.links);
+        let address = SocketAddr::from(([10, 0, 0, n], 6881));
+        let peer_id = PeerId([n + 100; 20]);
+        self.input(Input::LinkUp {
+            link,
+            address,
+            peer_id,
+            incoming: true,
+            fast: true,
+            ours: true,
+        });
+        link
+    }
+
+    fn hear(&mut self, link: LinkId, message: Message) -> &[Action] {
+        self.input(Input::Message { link, message })
+    }
+
+    /// A new link to a peer that has everything and serves us; what it is asked for.
+    fn seed(&mut self) -> (LinkId, Vec<RawBlock>) {
+        let link = self.link();
+        self.hear(link, Message::HaveAll);
+        self.hear(link, Message::Unchoke);
+        (link, self.asked(link))
+    }
+
+    /// What the last input made us ask of `link`.
+    fn asked(&self, link: LinkId) -> Vec<RawBlock> {
+        let asked = self.out.iter().filter_map(|action| match action {
+            Action::Send { link: to, message: Message::Request(block) } if *to == link => {
+                Some(*block)
+            }
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    fn did(&self, action: &Action) -> bool {
+        self.out.contains(action)
+    }
+
+    fn closed(&self, link: LinkId) -> Option<CloseReason> {
+        self.out.iter().find_map(|action| match action {
+            Action::Close { link: closed, why } if *closed == link => Some(*why),
+            _ => None,
+        })
+    }
+
+    /// Delivers a block; whether it was kept.
+    fn deliver(&mut self, link: LinkId, block: RawBlock) -> bool {
+        matches!(self.input(Input::Block { link, block })[0], Action::Keep { .. })
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.input(Input::Timeout);
+    }
+
+    /// Asks for a run of pieces; the first and the last.
+    fn claim(&mut self, from: u64, max_len: u64, steal: bool) -> Option<(u32, u32)> {
+        let actions = self.input(Input::Claim { from, max_len, steal });
+        let Action::Claimed { span } = actions[0] else { panic!("{actions:?}") };
+        let numbers = |span: Span| {
+            let number = |offset| u32::try_from(offset / u64::from(PIECE_LEN)).unwrap();
+            (number(span.offset), number(span.end() - 1))
+        };
+        span.map(numbers)
+    }
+}
+
+fn block(piece: u32, begin: u32) -> RawBlock {
+    RawBlock { piece, begin, len: BLOCK_LEN }
+}
+
+#[test]
+fn a_whole_piece_is_asked_of_one_link_verified_and_announced() {
+    let mut host = Host::new(1, 0);
+    let (link, asked) = host.seed();
+    assert_eq!(asked, [block(0, 0), block(0, BLOCK_LEN)]);
+    let other = host.link();
+    assert!(host.deliver(link, asked[1]));
+    assert!(host.deliver(link, asked[0]));
+    let piece = host.piece(0);
+    assert!(host.did(&Action::Verify { piece }));
+    host.input(Input::Stored { piece });
+    assert!(host.did(&Action::Send { link: other, message: Message::Have(0) }));
+    assert!(host.did(&Action::Complete));
+    assert_eq!(host.closed(link), Some(CloseReason::BothComplete));
+    assert_eq!(host.input(Input::Stored { piece }), [], "told twice, it counts once");
+}
+
+#[test]
+fn readers_come_first_and_in_order() {
+    let mut host = Host::with(100, 0, |config| config.reader_window = 3 * u64::from(PIECE_LEN));
+    let at = |n: u64| n * u64::from(PIECE_LEN) + 5;
+    host.input(Input::Readers { offsets: vec![at(40), at(70)] });
+    let (_, asked) = host.seed();
+    let pieces: Vec<u32> = asked.iter().map(|block| block.piece).collect();
+    assert_eq!(pieces, [40, 40, 70, 70]);
+    let (_, asked) = host.seed();
+    let pieces: Vec<u32> = asked.iter().map(|block| block.piece).collect();
+    assert_eq!(pieces, [41, 41, 71, 71]);
+}
+
+#[test]
+fn nothing_is_asked_for_before_its_hash_is_known() {
+    let mut host = Host::with(4, 0, |config| config.hashes_known = false);
+    let (link, asked) = host.seed();
+    assert_eq!(asked, []);
+    host.input(Input::Hashes);
+    assert_eq!(host.asked(link).len(), 4);
+}
+
+#[test]
+fn memory_bounds_what_is_in_flight() {
+    let share = 3 * u64::from(PIECE_LEN);
+    let mut host = Host::with(100, 0, |config| config.bytes_in_flight_max = share);
+    let asked: usize = (0..5).map(|_| host.seed().1.len()).sum();
+    assert_eq!(asked, 6);
+    host.input(Input::Share { bytes_in_flight_max: share * 2 });
+    let asked: usize = (1..=5).map(|n| host.asked(LinkId(n)).len()).sum();
+    assert_eq!(asked, 6);
+}
+
+#[test]
+fn a_dead_links_requests_go_to_others_and_its_blocks_are_kept() {
+    let mut host = Host::new(1, 0);
+    let (first, asked) = host.seed();
+    let (second, nothing) = host.seed();
+    assert_eq!(nothing, [], "nobody is asked twice without need");
+    host.deliver(first, asked[0]);
+    host.input(Input::LinkDown { link: first });
+    assert_eq!(host.asked(second), [asked[1]]);
+    host.deliver(second, asked[1]);
+    assert!(host.did(&Action::Verify { piece: host.piece(0) }));
+}
+
+#[test]
+fn a_silent_link_loses_its_requests_and_the_copy_that_comes_later_is_cancelled() {
+    let mut host = Host::new(1, 0);
+    let (silent, asked) = host.seed();
+    let (link, _) = host.seed();
+    host.pass(NO_PROGRESS);
+    assert_eq!(host.asked(link), asked);
+    host.deliver(link, asked[0]);
+    assert!(host.did(&Action::Send { link: silent, message: Message::Cancel(asked[0]) }));
+    assert!(host.deliver(silent, asked[1]), "a late block is welcome");
+    assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
+    assert!(host.did(&Action::Verify { piece: host.piece(0) }));
+}
+
+#[test]
+fn who_sent_all_of_a_corrupt_piece_is_banned() {
+    let mut host = Host::new(1, 0);
+    let (liar, asked) = host.seed();
+    asked.iter().for_each(|block| assert!(host.deliver(liar, *block)));
+    let (link, _) = host.seed();
+    let piece = host.piece(asked[0].piece);
+    host.input(Input::Corrupt { piece });
+    assert!(host.did(&Action::Ban { address: [10, 0, 0, 1].into() }));
+    assert_eq!(host.closed(liar), Some(CloseReason::Corrupt));
+    assert!(host.asked(link).iter().any(|block| block.piece == piece.get()));
+    let address = SocketAddr::from(([10, 0, 0, 1], 9));
+    host.input(Input::Candidates { addresses: vec![address], source: Source::Tracker });
+    assert!(!host.did(&Action::Dial { address }));
+}
+
+#[test]
+fn a_corrupt_piece_of_two_senders_is_asked_of_one_and_then_blame_is_certain() {
+    let mut host = Host::new(1, 0);
+    let (first, asked) = host.seed();
+    host.deliver(first, asked[0]);
+    host.hear(first, Message::Choke);
+    let (second, rest) = host.seed();
+    assert_eq!(rest, [asked[1]]);
+    host.deliver(second, asked[1]);
+    let piece = host.piece(0);
+    host.input(Input::Corrupt { piece });
+    assert!(!host.out.iter().any(|action| matches!(action, Action::Ban { .. })));
+    assert_eq!(host.asked(second).len(), 2, "all of it, again, from one");
+    host.hear(first, Message::Unchoke);
+    assert_eq!(host.asked(first), []);
+    host.deliver(second, asked[0]);
+    host.deliver(second, asked[1]);
+    host.input(Input::Corrupt { piece });
+    assert!(host.did(&Action::Ban { address: [10, 0, 0, 2].into() }));
+    assert_eq!(host.asked(first).len(), 2);
+    assert!(!host.did(&Action::Discard { piece }), "the engine has thrown them away itself");
+}
+
+#[test]
+fn claims_are_runs_that_nobody_else_brings() {
+    let len = u64::from(PIECE_LEN);
+    let mut host = Host::new(10, 2);
+    assert_eq!(host.claim(0, 3 * len, false), Some((2, 4)));
+    assert_eq!(host.claim(3 * len + 7, 1, false), Some((5, 5)), "one piece at least");
+    assert_eq!(host.claim(10 * len, len, false), None);
+    let (link, asked) = host.seed();
+    assert!(asked.iter().all(|block| block.piece >= 6), "{asked:?}");
+    let in_flight = asked[0].piece;
+    host.deliver(link, asked[0]);
+    let from = u64::from(in_flight) * len;
+    assert_ne!(host.claim(from, 1, false), Some((in_flight, in_flight)));
+    assert_eq!(host.claim(from, 1, true), Some((in_flight, in_flight)));
+    assert!(host.did(&Action::Discard { piece: host.piece(in_flight) }));
+    assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
+    assert!(!host.deliver(link, asked[1]));
+}
+
+#[test]
+fn what_the_upstream_gives_back_is_asked_of_links() {
+    let len = u64::from(PIECE_LEN);
+    let mut host = Host::new(2, 0);
+    assert_eq!(host.claim(0, u64::MAX, false), Some((0, 1)));
+    let (link, asked) = host.seed();
+    assert_eq!(asked, []);
+    host.input(Input::Stored { piece: host.piece(0) });
+    host.input(Input::Release { span: Span { offset: 0, len: 2 * len } });
+    assert_eq!(host.asked(link), [block(1, 0), block(1, BLOCK_LEN)]);
+}
+
+#[test]
+fn a_piece_that_came_from_elsewhere_is_withdrawn_from_links() {
+    let mut host = Host::new(1, 0);
+    let (link, asked) = host.seed();
+    host.deliver(link, asked[0]);
+    let piece = host.piece(0);
+    host.input(Input::Stored { piece });
+    assert!(host.did(&Action::Discard { piece }));
+    assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
+}
+
+#[test]
+fn only_stored_blocks_are_sent_and_only_to_the_served() {
+    let mut host = Host::with(4, 2, |config| config.upload_slots = 1);
+    let (served, waiting) = (host.link(), host.link());
+    host.hear(served, Message::Interested);
+    assert!(host.did(&Action::Send { link: served, message: Message::Unchoke }));
+    host.hear(waiting, Message::Interested);
+    assert_eq!(host.out, []);
+    let geometry = *host.swarm.geometry();
+    let sent = |link, raw: RawBlock| {
+        let block = geometry.block(raw.piece, raw.begin, raw.len).unwrap();
+        Action::SendBlock { link, block }
+    };
+    let refused = |link, raw| Action::Send { link, message: Message::Reject(raw) };
+    let asked = block(1, 0);
+    assert_eq!(host.hear(served, Message::Request(asked)), [sent(served, asked)]);
+    assert_eq!(host.hear(waiting, Message::Request(asked)), [refused(waiting, asked)]);
+    let missing = block(2, 0);
+    assert_eq!(host.hear(served, Message::Request(missing)), [refused(served, missing)]);
+    host.hear(served, Message::NotInterested);
+    assert!(host.did(&Action::Send { link: waiting, message: Message::Unchoke }));
+}
+
+#[test]
+fn a_writer_is_given_little_at_a_time_and_cancels_reach_the_rest() {
+    let mut host = Host::new(60, 60);
+    let link = host.link();
+    host.hear(link, Message::Interested);
+    let mut sent = 0;
+    for n in 0..=PEER_REQUESTS_MAX + 70 {
+        let number = u32::try_from(n % 60).unwrap();
+        let actions = host.hear(link, Message::Request(block(number, 0)));
+        sent += usize::from(matches!(actions, [Action::SendBlock { .. }]));
+    }
+    assert_eq!(sent, 64, "1 MiB");
+    let full = Action::Send { link, message: Message::Reject(block(10, 0)) };
+    assert_eq!(host.hear(link, Message::Request(block(10, 0))), [full], "the queue is bounded");
+    let next = block(64 % 60, 0);
+    assert_eq!(host.hear(link, Message::Cancel(next)).len(), 1);
+    let first = host.swarm.geometry().block(0, 0, BLOCK_LEN).unwrap();
+    let actions = host.input(Input::BlockSent { link, block: first });
+    assert!(matches!(actions, [Action::SendBlock { block, .. }] if block.piece().get() == 5));
+}
+
+#[test]
+fn nonsense_closes_the_link_and_blames_the_peer() {
+    let long = RawBlock { piece: 0, begin: 0, len: u32::MAX };
+    for (messages, why) in [
+        (vec![Message::Have(4)], CloseReason::BadPiece),
+        (vec![Message::Suggest(4)], CloseReason::BadPiece),
+        (vec![Message::Bitfield(vec![0, 0])], CloseReason::BadBitfield),
+        (vec![Message::Bitfield(vec![0x01])], CloseReason::BadBitfield),
+        (vec![Message::Have(1), Message::Bitfield(vec![0xf0])], CloseReason::OutOfTurn),
+        (vec![Message::HaveAll, Message::HaveNone], CloseReason::OutOfTurn),
+        (vec![Message::Request(long)], CloseReason::BadBlock),
+        (vec![Message::Cancel(block(4, 0))], CloseReason::BadBlock),
+        (vec![Message::Reject(long)], CloseReason::BadBlock),
+    ] {
+        let mut host = Host::new(4, 1);
+        let link = host.link();
+        for message in &messages {
+            assert_eq!(host.closed(link), None, "{messages:?}");
+            host.hear(link, message.clone());
+        }
+        assert_eq!(host.closed(link), Some(why), "{messages:?}");
+        assert_eq!(why.blame(), crate::base::blame::Blame::Peer);
+    }
+}
+
+#[test]
+fn what_real_clients_send_before_their_bitfield_is_taken() {
+    let mut host = Host::new(4, 1);
+    let link = host.link();
+    for message in [
+        Message::Extended { id: 0, payload: Vec::new() },
+        Message::AllowedFast(3),
+        Message::Port(6881),
+        Message::Interested,
+        Message::Unknown(77),
+        Message::Unchoke,
+        Message::Bitfield(vec![0xf0]),
+    ] {
+        host.hear(link, message);
+        assert_eq!(host.closed(link), None);
+    }
+    assert!(host.did(&Action::Send { link, message: Message::Interested }));
+    assert!(!host.asked(link).is_empty());
+}
+
+#[test]
+fn of_two_links_that_crossed_both_sides_keep_the_same() {
+    let (low, high) = (PeerId([1; 20]), PeerId([9; 20]));
+    for (us, them, keeps_dialled) in [(low, high, true), (high, low, false)] {
+        for dialled_first in [true, false] {
+            let mut host = Host::with(4, 0, |config| config.peer_id = us);
+            let address = SocketAddr::from(([10, 0, 0, 1], 6881));
+            let up = |link, incoming| Input::LinkUp {
+                link: LinkId(link),
+                address,
+                peer_id: them,
+                incoming,
+                fast: true,
+                ours: true,
+            };
+            host.input(up(1, !dialled_first));
+            host.input(up(2, dialled_first));
+            let dropped = if keeps_dialled == dialled_first { 2 } else { 1 };
+            assert_eq!(host.closed(LinkId(dropped)), Some(CloseReason::Duplicate));
+            assert_eq!(host.closed(LinkId(3 - dropped)), None);
+        }
+    }
+}
+
+#[test]
+fn we_are_no_link_of_our_own() {
+    let mut host = Host::new(4, 0);
+    let address = SocketAddr::from(([10, 0, 0, 7], 6881));
+    let addresses = vec![address];
+    host.input(Input::Candidates { addresses: addresses.clone(), source: Source::Tracker });
+    assert!(host.did(&Action::Dial { address }));
+    let (link, peer_id) = (LinkId(1), PeerId([5; 20]));
+    let up = Input::LinkUp { link, address, peer_id, incoming: false, fast: true, ours: true };
+    host.input(up);
+    assert_eq!(host.closed(link), Some(CloseReason::Ourselves));
+    host.input(Input::Candidates { addresses, source: Source::Tracker });
+    assert!(!host.did(&Action::Dial { address }));
+}
+
+#[test]
+fn a_refused_link_rests_and_is_asked_again() {
+    let mut host = Host::new(1, 0);
+    let (link, asked) = host.seed();
+    for block in &asked {
+        host.hear(link, Message::Reject(*block));
+        assert_eq!(host.asked(link), []);
+    }
+    let due = host.swarm.next_deadline().expect("it waits for the end of the rest");
+    assert!(due <= host.now + Duration::from_secs(1));
+    host.pass(Duration::from_secs(1));
+    assert_eq!(host.asked(link), asked);
+}
+
+#[test]
+fn the_tracker_is_told_of_start_completion_and_end() {
+    let mut host = Host::new(1, 0);
+    assert_eq!(host.swarm.next_deadline(), Some(host.now));
+    host.input(Input::Timeout);
+    assert_eq!(host.out, [Action::Announce { event: AnnounceEvent::Started }]);
+    host.input(Input::Announced { interval: Duration::from_secs(60) });
+    host.input(Input::Stored { piece: host.piece(0) });
+    assert!(host.did(&Action::Announce { event: AnnounceEvent::Completed }));
+    let link = host.link();
+    host.input(Input::Leave);
+    assert_eq!(host.closed(link), Some(CloseReason::Leaving));
+    assert!(host.did(&Action::Announce { event: AnnounceEvent::Stopped }));
+    assert_eq!(host.swarm.next_deadline(), None);
+}
