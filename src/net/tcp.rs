@@ -39,8 +39,8 @@ pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// Sets what every connection needs: no waiting for more bytes to send (we write whole messages), and
-/// an end when the other side is gone without a word.
+/// Sets what every connection needs: no waiting for more bytes to send (we write whole messages),
+/// and an end when the other side is gone without a word.
 ///
 /// # Errors
 /// If the connection is closed already.

@@ -65,9 +65,9 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The server's side, from two PEM files: a chain with our certificate first, and its key. If neither
-/// exists, a self-signed pair for `names` (host names and addresses), `localhost` and the loopback
-/// addresses is made and kept there.
+/// The server's side, from two PEM files: a chain with our certificate first, and its key. If
+/// neither exists, a self-signed pair for `names` (host names and addresses), `localhost` and the
+/// loopback addresses is made and kept there.
 ///
 /// # Errors
 /// If only one of the two exists, one is broken, or they do not belong together.
@@ -163,7 +163,8 @@ pub enum Roots {
 }
 
 /// The roots of the system, those of Mozilla if it has none, and the certificates of `extra`, a PEM
-/// file. On a system without roots an `extra` file stands alone: it must then hold all that is needed.
+/// file. On a system without roots an `extra` file stands alone: it must then hold all that is
+/// needed.
 ///
 /// # Errors
 /// If `extra` cannot be read or holds no certificate.
@@ -183,4 +184,61 @@ pub fn client_roots(extra: Option<&Path>) -> Result<Roots, TlsError> {
         return Ok(Roots::BuiltIn);
     }
     Ok(Roots::Certificates(certificates))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_pair_is_made_once_and_the_key_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let cert = folder.path().join("new/ssl/cert.pem");
+        let key = folder.path().join("new/ssl/key.pem");
+        server_config(&cert, &key, &["host.example".to_owned(), "192.0.2.1".to_owned()]).unwrap();
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let made = fs::read(&cert).unwrap();
+        server_config(&cert, &key, &[]).unwrap();
+        assert_eq!(fs::read(&cert).unwrap(), made, "the second start takes the first one's");
+        assert_eq!(
+            fs::read_dir(cert.parent().unwrap()).unwrap().count(),
+            2,
+            "nothing is left over"
+        );
+    }
+
+    #[test]
+    fn broken_pairs_are_errors_that_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let error = |cert: &str, key: &str| {
+            server_config(&path(cert), &path(key), &[]).expect_err("broken").to_string()
+        };
+        server_config(&path("a.pem"), &path("a.key"), &[]).unwrap();
+        server_config(&path("b.pem"), &path("b.key"), &[]).unwrap();
+        fs::write(path("junk"), "junk").unwrap();
+        for (text, file) in [
+            (error("a.pem", "absent"), "absent"),
+            (error("absent", "a.key"), "absent"),
+            (error("junk", "a.key"), "junk"),
+            (error("a.pem", "junk"), "junk"),
+            (error("a.pem", "b.key"), "a.pem"),
+        ] {
+            assert!(text.contains(file) && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn extra_roots_are_added_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let cert = folder.path().join("cert.pem");
+        server_config(&cert, &folder.path().join("key.pem"), &[]).unwrap();
+        let ours = read_certificates(&cert).unwrap();
+        let Roots::Certificates(all) = client_roots(Some(&cert)).unwrap() else {
+            panic!("at least the extra one")
+        };
+        assert!(all.contains(&ours[0]));
+        assert!(client_roots(Some(&folder.path().join("absent"))).is_err());
+    }
 }

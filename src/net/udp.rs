@@ -42,8 +42,8 @@ impl Udp {
         self.0.send_to(bytes, to).map(drop)
     }
 
-    /// Waits until `deadline` for a datagram; `None`: none came. What does not fit into `buf` is lost.
-    /// IPv4 senders seen through an IPv6 socket come back as IPv4 addresses.
+    /// Waits until `deadline` for a datagram; `None`: none came. What does not fit into `buf` is
+    /// lost. IPv4 senders seen through an IPv6 socket come back as IPv4 addresses.
     ///
     /// # Errors
     /// A failure of the kernel. That an earlier datagram of ours met a closed port is none.
@@ -73,8 +73,8 @@ impl Udp {
         }
     }
 
-    /// Waits until `deadline` for a datagram from `peer`; those of others are dropped, since anyone can
-    /// send to a port. `None`: none came.
+    /// Waits until `deadline` for a datagram from `peer`; those of others are dropped, since anyone
+    /// can send to a port. `None`: none came.
     ///
     /// # Errors
     /// As [`Udp::recv_until`].

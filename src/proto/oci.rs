@@ -33,9 +33,9 @@ pub enum OciPath {
     Other,
 }
 
-/// Reads a path without its query. Only the exact spelling of the specification names a blob: what is
-/// percent-encoded, has dot segments or doubled slashes is [`OciPath::Other`], since the upstream may
-/// read it as something else.
+/// Reads a path without its query. Only the exact spelling of the specification names a blob: what
+/// is percent-encoded, has dot segments or doubled slashes is [`OciPath::Other`], since the
+/// upstream may read it as something else.
 #[must_use]
 pub fn parse(path: &str) -> OciPath {
     if path == "/v2/" || path == "/v2" {

@@ -46,8 +46,8 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Uses the spare descriptor to accept the next client. Without another spare it is closed, so that it
-/// learns now, and not after a timeout, that it is not served.
+/// Uses the spare descriptor to accept the next client. Without another spare it is closed, so that
+/// it learns now, and not after a timeout, that it is not served.
 fn shed(shared: &Arc<Shared>, listener: &TcpListener, reserve: &mut Option<File>) {
     if reserve.take().is_some()
         && let Ok((socket, peer)) = listener.accept()

@@ -13,7 +13,8 @@ use crate::net::serve::Slot;
 
 /// One read of a head or of TLS records.
 const READ_LEN: usize = 16 << 10;
-/// Encrypted bytes that wait to be sent: more of them in one write is faster (64 KiB is the default).
+/// Encrypted bytes that wait to be sent: more of them in one write is faster (64 KiB is the
+/// default).
 const TLS_BUFFER_LEN: usize = 256 << 10;
 
 /// What a read brought.

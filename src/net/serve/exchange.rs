@@ -91,7 +91,8 @@ pub struct Exchange<'c> {
     /// The client waits for `100 Continue` before it sends the body.
     awaits_continue: bool,
     phase: Phase,
-    /// Bytes of the answer that wait to be sent with those that follow; the worker's, to be used again.
+    /// Bytes of the answer that wait to be sent with those that follow; the worker's, to be used
+    /// again.
     pending: &'c mut Vec<u8>,
     keep_alive: bool,
     stop: &'c Stop,
@@ -129,7 +130,8 @@ impl<'c> Exchange<'c> {
         &self.head
     }
 
-    /// The length of the request's body: [`BodyLen::None`], [`BodyLen::Known`] or [`BodyLen::Chunked`].
+    /// The length of the request's body: [`BodyLen::None`], [`BodyLen::Known`] or
+    /// [`BodyLen::Chunked`].
     #[must_use]
     pub fn body_len(&self) -> BodyLen {
         // It was valid when the exchange was made.
@@ -148,8 +150,9 @@ impl<'c> Exchange<'c> {
         self.conn.is_tls()
     }
 
-    /// The request's body, without its framing. Reading it is what makes a client send it that asked
-    /// first. It ends with an error if the client stalls for [`HTTP_READ`], leaves or breaks the framing.
+    /// The request's body, without its framing. Reading it is what makes a client send it that
+    /// asked first. It ends with an error if the client stalls for [`HTTP_READ`], leaves or breaks
+    /// the framing.
     #[must_use]
     pub fn body(&mut self) -> RequestBody<'_, 'c> {
         RequestBody(self)
@@ -170,10 +173,10 @@ impl<'c> Exchange<'c> {
         self.finish()
     }
 
-    /// Begins an answer whose body follows with [`Exchange::send`] or [`Exchange::send_file`] and ends
-    /// with [`Exchange::finish`]. The fields that frame a message are ours: those in `headers` are not
-    /// sent. For `HEAD`, `len` is what a `GET` would have; [`BodyLen::None`] leaves it unsaid. A client
-    /// of HTTP/1.0 gets a chunked body until the connection closes.
+    /// Begins an answer whose body follows with [`Exchange::send`] or [`Exchange::send_file`] and
+    /// ends with [`Exchange::finish`]. The fields that frame a message are ours: those in `headers`
+    /// are not sent. For `HEAD`, `len` is what a `GET` would have; [`BodyLen::None`] leaves it
+    /// unsaid. A client of HTTP/1.0 gets a chunked body until the connection closes.
     ///
     /// # Errors
     /// If an answer has begun already.
@@ -305,8 +308,8 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    /// Answers `CONNECT`: says 200 and carries bytes between the client and `upstream` until both have
-    /// ended, or nothing moved for `idle`. The connection is over then.
+    /// Answers `CONNECT`: says 200 and carries bytes between the client and `upstream` until both
+    /// have ended, or nothing moved for `idle`. The connection is over then.
     ///
     /// # Errors
     /// If the 200 cannot be sent, an answer has begun, or there is no thread for the way back.

@@ -2,11 +2,11 @@
 //!
 //! A connection waits for its client in one thread, [`parking`], where it costs a descriptor and no
 //! thread: for its first byte, for the rest of a handshake or of a head, for the next request. What
-//! came is read by a [`workers`] thread, which hands whole requests to the [`Handler`] with blocking
-//! I/O. The first byte tells TLS from plain HTTP.
+//! came is read by a [`workers`] thread, which hands whole requests to the [`Handler`] with
+//! blocking I/O. The first byte tells TLS from plain HTTP.
 //!
-//! **Invariant:** whatever clients do, accepting goes on, memory and threads are bounded, and an answer
-//! that was not finished never looks finished.
+//! **Invariant:** whatever clients do, accepting goes on, memory and threads are bounded, and an
+//! answer that was not finished never looks finished.
 //! Not here: what a request means.
 
 mod accept;
@@ -42,12 +42,11 @@ pub use tunnel::Moved;
 
 /// What answers requests. One value serves all workers at once.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request: with [`Exchange::respond`], with [`Exchange::start`] and what follows it, or
-    /// with [`Exchange::tunnel`].
+    /// Answers one request: with [`Exchange::respond`], with [`Exchange::start`] and what follows
+    /// it, or with [`Exchange::tunnel`].
     ///
-    /// # Errors
-    /// Before the answer has begun, an error becomes a 500. After that it cuts the connection so that
-    /// the client sees it, and so does coming back before [`Exchange::finish`].
+    /// # Errors Before the answer has begun, an error becomes a 500. After that it cuts the
+    /// connection so that the client sees it, and so does coming back before [`Exchange::finish`].
     fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError>;
 }
 
@@ -130,7 +129,8 @@ struct Shared {
     ended: Signal,
 }
 
-/// Where all connections are. A connection that is in neither `parked` nor `ready` is with a worker.
+/// Where all connections are. A connection that is in neither `parked` nor `ready` is with a
+/// worker.
 /// **Invariant:** no [`Conn`] is dropped under the lock, since its [`Slot`] takes it.
 #[derive(Default)]
 struct State {
@@ -219,9 +219,9 @@ impl Server {
         self.local_addr
     }
 
-    /// Stops accepting, closes connections that wait, lets answers on their way end until `deadline`,
-    /// cuts the rest, and joins all threads. It waits for handlers that wait for something else than
-    /// their client: stop that first. A second stop does nothing.
+    /// Stops accepting, closes connections that wait, lets answers on their way end until
+    /// `deadline`, cuts the rest, and joins all threads. It waits for handlers that wait for
+    /// something else than their client: stop that first. A second stop does nothing.
     pub fn stop(&self, deadline: Time) {
         let Some(core) = self.core.lock().take() else { return };
         self.shared.begin_stop();

@@ -74,8 +74,8 @@ pub(super) fn run(
 }
 
 impl Tunnel {
-    /// Carries one direction and says how many bytes. Its end is passed on; a failure ends the other
-    /// direction too.
+    /// Carries one direction and says how many bytes. Its end is passed on; a failure ends the
+    /// other direction too.
     fn carry(
         &self,
         mut from: &TcpStream,

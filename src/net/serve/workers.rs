@@ -162,7 +162,8 @@ impl Shared {
                 Next::Close => return self.linger(conn),
                 Next::Cut if conn.reset_on_drop => return,
                 Next::Cut => {
-                    // The client has a length or waits for a last chunk, so the end is seen as a cut.
+                    // The client has a length or waits for a last chunk, so the end is seen as a
+                    // cut.
                     let _ = conn.socket.shutdown(Shutdown::Write);
                     return self.await_end(conn);
                 }

@@ -148,8 +148,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, ChunkError> {
     u64::from_str_radix(text, 16).map_err(|_| ChunkError::Size)
 }
 
-/// Writes what stands before a chunk of `len` bytes, which must not be zero: that would end the body.
-/// [`CHUNK_END`] follows the bytes, [`LAST_CHUNK`] the last chunk.
+/// Writes what stands before a chunk of `len` bytes, which must not be zero: that would end the
+/// body. [`CHUNK_END`] follows the bytes, [`LAST_CHUNK`] the last chunk.
 pub fn encode_chunk_head(len: u64, out: &mut Vec<u8>) {
     debug_assert!(len > 0, "an empty chunk ends the body");
     out.extend_from_slice(format!("{len:x}\r\n").as_bytes());

@@ -7,8 +7,8 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, Vec<u8>)>);
 
-/// Fields that belong to one connection, beside those that `Connection` names (RFC 9110 section 7.6.1).
-/// `Proxy-*` is added by prefix.
+/// Fields that belong to one connection, beside those that `Connection` names (RFC 9110 section
+/// 7.6.1). `Proxy-*` is added by prefix.
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
 

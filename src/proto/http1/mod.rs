@@ -2,8 +2,8 @@
 //!
 //! `httparse` reads the syntax of a head; what decides where a message ends is ours and strict,
 //! because two readers that disagree about it make request smuggling possible: one `Content-Length`
-//! of digits only, never beside `Transfer-Encoding`, which must be exactly `chunked`; one `Host`; no
-//! folded lines; CRLF as the only line end.
+//! of digits only, never beside `Transfer-Encoding`, which must be exactly `chunked`; one `Host`;
+//! no folded lines; CRLF as the only line end.
 //!
 //! **Invariant:** whatever is encoded here is one message: see [`Headers`].
 //! Not here: sockets and time (`net/serve`), what a request means (`http/route`).
@@ -178,8 +178,8 @@ impl fmt::Display for HeadError {
 impl std::error::Error for HeadError {}
 
 impl RequestHead {
-    /// Reads a head from the front of `input` and says how many bytes it took; `None`: more bytes are
-    /// needed. One empty line before it is passed over (RFC 9112 section 2.2).
+    /// Reads a head from the front of `input` and says how many bytes it took; `None`: more bytes
+    /// are needed. One empty line before it is passed over (RFC 9112 section 2.2).
     ///
     /// # Errors
     /// A head that breaks the syntax or a bound, or does not have exactly the `Host` it needs.
@@ -230,7 +230,8 @@ impl RequestHead {
         }
     }
 
-    /// Where the request's body ends: [`BodyLen::None`], [`BodyLen::Known`] or [`BodyLen::Chunked`].
+    /// Where the request's body ends: [`BodyLen::None`], [`BodyLen::Known`] or
+    /// [`BodyLen::Chunked`].
     ///
     /// # Errors
     /// Framing that two readers could understand in two ways.
@@ -281,8 +282,8 @@ impl ResponseHead {
         ResponseHead { status, reason: String::new(), version: Version::Http11, headers }
     }
 
-    /// Reads a head from the front of `input` and says how many bytes it took; `None`: more bytes are
-    /// needed.
+    /// Reads a head from the front of `input` and says how many bytes it took; `None`: more bytes
+    /// are needed.
     ///
     /// # Errors
     /// A head that breaks the syntax or a bound.
@@ -377,9 +378,9 @@ pub fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// The bytes of the head at the front of `input`, up to and with its empty line. Looks at every byte,
-/// since `httparse` takes a bare LF for a line end, and refuses as early as it can, so that a head
-/// cut anywhere is refused like the whole or waits.
+/// The bytes of the head at the front of `input`, up to and with its empty line. Looks at every
+/// byte, since `httparse` takes a bare LF for a line end, and refuses as early as it can, so that a
+/// head cut anywhere is refused like the whole or waits.
 fn head_bytes(input: &[u8]) -> Result<Option<&[u8]>, HeadError> {
     let mut lines = 0_usize;
     // As if a line had just ended: the head may begin with neither a space nor an empty line.

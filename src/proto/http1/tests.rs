@@ -160,7 +160,8 @@ fn mutated_heads_never_panic_and_never_use_more_than_they_were_given() {
     let seed = 0x4854_5450;
     let mut rng = Rng::seeded(seed);
     let heads: [&[u8]; 3] = [
-        b"POST http://[::1]:80/x?y HTTP/1.1\r\nHost: a:1\r\nContent-Length: 12\r\nConnection: x\r\n\r\n",
+        b"POST http://[::1]:80/x?y HTTP/1.1\r\nHost: a:1\r\nContent-Length: 12\r\n\
+            Connection: x\r\n\r\n",
         b"CONNECT a:443 HTTP/1.0\r\nTransfer-Encoding: chunked\r\nRange: bytes=0-1\r\n\r\n",
         b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\n",
     ];
@@ -222,8 +223,9 @@ fn fields_cannot_inject_others() {
 fn hop_by_hop_fields_are_stripped() {
     let text = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings, x-mine\r\n\
          connection: close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nX-Mine: 1\r\n\
-         Proxy-Connection: Keep-Alive\r\nProxy-Authorization: Basic x\r\nKeep-Alive: 5\r\nTE: gzip\r\n\
-         Trailer: X\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer y\r\nRange: bytes=1-\r\n\r\n";
+         Proxy-Connection: Keep-Alive\r\nProxy-Authorization: Basic x\r\nKeep-Alive: 5\r\n\
+         TE: gzip\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer y\r\n\
+         Range: bytes=1-\r\n\r\n";
     let mut head = whole(text);
     assert!(!head.keeps_alive());
     head.headers.strip_hop_by_hop();

@@ -1,5 +1,8 @@
 //! The server against clients of every kind, over real sockets.
 
+mod tls;
+mod tunnel;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,11 +12,15 @@ use super::*;
 use crate::net::tcp;
 use crate::proto::http1::{BodyLen, Headers, Method, ResponseHead, Target};
 
+/// More than two buffers, and not a multiple of one.
+const FILE_LEN: usize = 1_000_003;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the test's handler does, by path.
 struct Answers {
     served: AtomicUsize,
+    /// `FILE_LEN` bytes of `file_bytes`.
+    file: std::fs::File,
     /// `/wait` says that it is there, then waits for a word.
     arrived: mpsc::Sender<()>,
     go: std::sync::Mutex<mpsc::Receiver<()>>,
@@ -24,6 +31,11 @@ impl Handler for Answers {
         self.served.fetch_add(1, Ordering::Relaxed);
         let path = match &exchange.head().target {
             Target::Origin(path) => path.clone(),
+            Target::Authority { port, .. } => {
+                let upstream = tcp::connect((Ipv4Addr::LOCALHOST, *port).into(), PATIENCE)
+                    .map_err(ExchangeError::Client)?;
+                return exchange.tunnel(upstream, PATIENCE).map(drop);
+            }
             other => format!("{other:?}"),
         };
         let none = Headers::new();
@@ -51,6 +63,22 @@ impl Handler for Answers {
                 exchange.start(200, &none, BodyLen::Known(10))?;
                 exchange.send(b"half")
             }
+            "/file" => {
+                let len = FILE_LEN as u64 - 1;
+                exchange.start(200, &none, BodyLen::Known(len))?;
+                exchange.send_file(&self.file, 1, len)?;
+                exchange.finish()
+            }
+            "/file/chunked" => {
+                exchange.start(200, &none, BodyLen::Chunked)?;
+                exchange.send_file(&self.file, 0, 600_000)?;
+                exchange.send_file(&self.file, 600_000, FILE_LEN as u64 - 600_000)?;
+                exchange.finish()
+            }
+            "/file/short" => {
+                exchange.start(200, &none, BodyLen::Known(FILE_LEN as u64 + 1))?;
+                exchange.send_file(&self.file, 0, FILE_LEN as u64 + 1)
+            }
             "/echo" => {
                 let mut body = Vec::new();
                 exchange.body().read_to_end(&mut body).map_err(ExchangeError::Client)?;
@@ -66,6 +94,12 @@ impl Handler for Answers {
     }
 }
 
+fn file_bytes() -> Vec<u8> {
+    let mut bytes = vec![0; FILE_LEN];
+    crate::base::rng::Rng::seeded(1).fill(&mut bytes);
+    bytes
+}
+
 struct Rig {
     server: Server,
     answers: Arc<Answers>,
@@ -76,8 +110,11 @@ struct Rig {
 fn rig(change: impl FnOnce(&mut ServerConfig)) -> Rig {
     let (arrived_sender, arrived) = mpsc::channel();
     let (go, go_receiver) = mpsc::channel();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&file_bytes()).unwrap();
     let answers = Arc::new(Answers {
         served: AtomicUsize::new(0),
+        file,
         arrived: arrived_sender,
         go: std::sync::Mutex::new(go_receiver),
     });
@@ -109,7 +146,7 @@ fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes()
 }
 
-fn get_last(path: &str) -> Vec<u8> {
+fn last_get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
@@ -158,16 +195,16 @@ fn http_1_0_is_closed_unless_it_asks_otherwise() {
 #[test]
 fn bodies_are_framed_as_the_method_and_the_status_want() {
     let rig = rig(|_| {});
-    let text = rig.all(&get_last("/chunks"));
+    let text = rig.all(&last_get("/chunks"));
     assert!(text.ends_with("\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), "{text}");
     let head = b"HEAD /hello HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     let text = rig.all(head);
     assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"), "{text}");
-    let text = rig.all(&get_last("/204"));
+    let text = rig.all(&last_get("/204"));
     assert!(!text.contains("Content-Length"), "{text}");
-    let text = rig.all(&get_last("/silent"));
+    let text = rig.all(&last_get("/silent"));
     assert!(text.starts_with("HTTP/1.1 500 "), "{text}");
-    let text = rig.all(&get_last("/error"));
+    let text = rig.all(&last_get("/error"));
     assert!(text.starts_with("HTTP/1.1 500 "), "{text}");
 }
 
@@ -253,7 +290,7 @@ fn a_panic_costs_one_connection() {
     let before = figures::THREAD_PANICS.value();
     assert_eq!(rig.all(&get("/panic")), "");
     assert!(figures::THREAD_PANICS.value() > before);
-    assert!(rig.all(&get_last("/hello")).ends_with("hello"));
+    assert!(rig.all(&last_get("/hello")).ends_with("hello"));
 }
 
 #[test]
@@ -292,7 +329,7 @@ fn slow_heads_hold_no_worker_and_get_408() {
         stream.write_all(b"GET /hello HTTP/1.1\r\nHo").unwrap();
     }
     // One worker is all there is.
-    assert!(rig.all(&get_last("/hello")).ends_with("hello"));
+    assert!(rig.all(&last_get("/hello")).ends_with("hello"));
     for mut stream in slow {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -329,7 +366,7 @@ fn the_caps_hold_and_what_waits_longest_makes_room() {
     while rig_is_busy(&full) {
         std::thread::yield_now();
     }
-    assert!(full.all(&get_last("/hello")).ends_with("hello"));
+    assert!(full.all(&last_get("/hello")).ends_with("hello"));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the idle one made room");
 }
 
