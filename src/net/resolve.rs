@@ -1,12 +1,12 @@
 //! Names to addresses, with a deadline, for ureq and for whoever connects by himself.
 //!
-//! `getaddrinfo` cannot be interrupted and a dead DNS server holds it for half a minute, so each name is
-//! asked for in a thread of its own, once at a time, and those who want it wait no longer than they
-//! can. Answers are kept for a short time: ureq resolves before every request, pooled connection or
-//! not.
+//! `getaddrinfo` cannot be interrupted and a dead DNS server holds it for half a minute, so each
+//! name is asked for in a thread of its own, once at a time, and those who want it wait no longer
+//! than they can. Answers are kept for a short time: ureq resolves before every request, pooled
+//! connection or not.
 //!
-//! **Invariant:** ureq connects to the addresses that [`Check`] let through and to no others; there is
-//! no second look-up between the check and the connection.
+//! **Invariant:** ureq connects to the addresses that [`Check`] let through and to no others; there
+//! is no second look-up between the check and the connection.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,8 +25,8 @@ use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::thread::{self, Role};
 use crate::limits;
 
-/// Whether a connection to this host (a name or an address, without brackets) and port may go to this
-/// address.
+/// Whether a connection to this host (a name or an address, without brackets) and port may go to
+/// this address.
 pub type Check = Arc<dyn Fn(&str, u16, IpAddr) -> bool + Send + Sync>;
 
 /// Why there is no address.
@@ -156,7 +156,8 @@ impl Names {
     }
 }
 
-/// Makes room for one more name: what is out of date goes first, then all that is not being asked for.
+/// Makes room for one more name: what is out of date goes first, then all that is not being asked
+/// for.
 fn make_room(known: &mut HashMap<String, Entry>, now: Time) -> Result<(), ResolveError> {
     let asking = |entry: &Entry| matches!(entry, Entry::Asking);
     if known.values().filter(|entry| asking(entry)).count() >= limits::RESOLVING_MAX {

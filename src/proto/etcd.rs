@@ -200,7 +200,8 @@ impl Compare<'_> {
     fn to_json(self) -> Value {
         match self {
             Compare::Absent { key } => json!({
-                "key": base64::encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0",
+                "key": base64::encode(key), "target": "CREATE", "result": "EQUAL",
+                "create_revision": "0",
             }),
             Compare::Value { key, value } => json!({
                 "key": base64::encode(key), "target": "VALUE", "result": "EQUAL",
@@ -214,8 +215,8 @@ impl Compare<'_> {
     }
 }
 
-/// The end of the range of all keys that begin with `prefix`: the first key after them. The byte zero,
-/// which means "to the last key", if there is none.
+/// The end of the range of all keys that begin with `prefix`: the first key after them. The byte
+/// zero, which means "to the last key", if there is none.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -395,8 +396,8 @@ pub struct Refusal {
 const MESSAGE_LEN_MAX: usize = 200;
 
 impl Refusal {
-    /// Reads the body of an answer whose HTTP status is not 200, or the error inside a stream. Never
-    /// fails: a body of another form is a refusal of unknown code.
+    /// Reads the body of an answer whose HTTP status is not 200, or the error inside a stream.
+    /// Never fails: a body of another form is a refusal of unknown code.
     #[must_use]
     pub fn decode(body: &[u8]) -> Refusal {
         let answer = object(body).unwrap_or_default();
@@ -478,4 +479,171 @@ fn integer(from: &Map<String, Value>, name: &'static str) -> Result<i64, EtcdErr
 
 fn count(from: &Map<String, Value>, name: &'static str) -> Result<u64, EtcdError> {
     u64::try_from(integer(from, name)?).map_err(|_| EtcdError::Field(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Rng;
+
+    // Answers of etcd 3.4.23, as they came.
+    const HEADER: &str = r#""header":{"cluster_id":"10144879847569953045","revision":"3"}"#;
+    const RANGE: &str = concat!(
+        r#","kvs":[{"key":"L3AvMQ==","create_revision":"2","mod_revision":"2","version":"1","#,
+        r#""value":"b25l"}],"more":true,"count":"2""#
+    );
+    const DELETED: &str =
+        r#","succeeded":true,"responses":[{"response_delete_range":{"header":{"revision":"3"}}}]"#;
+    const CLAIMED: &str = concat!(
+        r#","responses":[{"response_range":{"header":{"revision":"8"},"kvs":[{"key":"L3AvMQ==","#,
+        r#""mod_revision":"7","value":"b25l","lease":"7668"}],"count":"1"}},"#,
+        r#"{"response_put":{"header":{"revision":"9"}}}]"#
+    );
+    const LEASE: &str = r#","ID":"1418812038212145675","TTL":"60""#;
+
+    fn answer(rest: &str) -> Vec<u8> {
+        format!("{{{HEADER}{rest}}}").into_bytes()
+    }
+
+    fn pair(mod_revision: i64) -> Pair {
+        Pair { key: b"/p/1".to_vec(), value: b"one".to_vec(), mod_revision }
+    }
+
+    /// Decodes `body` as everything; says whether anything took it.
+    fn decode_as_all(body: &[u8]) -> bool {
+        let _ = (Refusal::decode(body), Refusal::in_stream(body));
+        let tokens = [decode_token(body).is_ok(), decode_deleted(body).is_ok()];
+        let range = RangeAnswer::decode(body).is_ok();
+        let txn = TxnAnswer::decode(body).is_ok();
+        tokens.contains(&true) || range || txn || LeaseAnswer::decode(body).is_ok()
+    }
+
+    #[test]
+    fn answers_of_a_real_etcd_are_read() {
+        let found = RangeAnswer { pairs: vec![pair(2)], more: true };
+        assert_eq!(RangeAnswer::decode(&answer(RANGE)), Ok(found));
+        assert_eq!(RangeAnswer::decode(&answer("")), Ok(RangeAnswer::default()), "no such key");
+        let deleted = TxnAnswer { succeeded: true, answers: vec![OperationAnswer::Delete(0)] };
+        assert_eq!(TxnAnswer::decode(&answer(DELETED)), Ok(deleted));
+        let range = OperationAnswer::Range(RangeAnswer { pairs: vec![pair(7)], more: false });
+        let claimed = TxnAnswer { succeeded: false, answers: vec![range, OperationAnswer::Put] };
+        assert_eq!(TxnAnswer::decode(&answer(CLAIMED)), Ok(claimed));
+        let id = LeaseId(1_418_812_038_212_145_675);
+        assert_eq!(LeaseAnswer::decode(&answer(LEASE)), Ok(LeaseAnswer { id, ttl_s: 60 }));
+        let gone = format!("{{\"result\":{{{HEADER},\"ID\":\"1\"}}}}\n");
+        let expired = LeaseAnswer { id: LeaseId(1), ttl_s: 0 };
+        assert_eq!(LeaseAnswer::decode(gone.as_bytes()), Ok(expired));
+        assert_eq!(decode_deleted(&answer(r#","deleted":"1""#)), Ok(1));
+        assert_eq!(decode_deleted(&answer("")), Ok(0));
+        assert_eq!(decode_token(&answer(r#","token":"bPmF.43""#)), Ok("bPmF.43".to_owned()));
+    }
+
+    #[test]
+    fn refusals_are_read_in_both_forms_and_never_fail() {
+        let call = concat!(
+            r#"{"error":"etcdserver: authentication is not enabled","#,
+            r#""message":"etcdserver: authentication is not enabled","code":9}"#
+        );
+        let told = Refusal::decode(call.as_bytes());
+        assert_eq!((told.code, &told.message[12..]), (9, "authentication is not enabled"));
+        let stream = concat!(
+            r#"{"error":{"grpc_code":14,"http_code":503,"#,
+            r#""message":"etcdserver: no leader","http_status":"Service Unavailable"}}"#
+        );
+        let told = Refusal::in_stream(stream.as_bytes()).expect("it is an error");
+        assert_eq!((told.code, told.message.as_str()), (14, "etcdserver: no leader"));
+        assert_eq!(Refusal::in_stream(&answer(LEASE)), None);
+        for other in [&b"Method Not Allowed"[..], b"", b"[]", br#"{"code":-1,"message":7}"#] {
+            assert_eq!(Refusal::decode(other).code, 0);
+        }
+        let long = format!("{{\"message\":\"a\\nb{}\"}}", "x".repeat(1000));
+        let told = Refusal::decode(long.as_bytes());
+        assert!(told.message.starts_with("a b") && told.message.len() == MESSAGE_LEN_MAX);
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_refused() {
+        for rest in [RANGE, DELETED, CLAIMED, LEASE] {
+            let whole = answer(rest);
+            assert!(decode_as_all(&whole));
+            for end in 0..whole.len() {
+                assert!(
+                    !decode_as_all(&whole[..end]),
+                    "{}",
+                    String::from_utf8_lossy(&whole[..end])
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_answer_panics() {
+        let seed = 13;
+        println!("seed {seed}");
+        let mut rng = Rng::seeded(seed);
+        let tokens: [&[u8]; 8] =
+            [b"\"", b"{", b"}", b"[", b"null", b"-1", b"\"99999999999999999999\"", b"\xff"];
+        for _ in 0..20_000 {
+            let mut body = answer([RANGE, DELETED, CLAIMED, LEASE][rng.index(4)]);
+            for _ in 0..=rng.index(3) {
+                let at = rng.index(body.len());
+                let until = (at + rng.index(8)).min(body.len());
+                body.splice(at..until, tokens[rng.index(tokens.len())].iter().copied());
+            }
+            decode_as_all(&body);
+        }
+        let deep = [b"{\"kvs\":".as_slice(), &b"[".repeat(1 << 20)].concat();
+        assert!(!decode_as_all(&deep));
+    }
+
+    #[test]
+    fn fields_of_another_type_are_named() {
+        for (rest, field) in [
+            (r#","kvs":{}"#, "kvs"),
+            (r#","kvs":[1]"#, "kvs"),
+            (r#","kvs":[{"key":"not base64"}]"#, "key"),
+            (r#","kvs":[{"mod_revision":"x"}]"#, "mod_revision"),
+            (r#","kvs":[{"mod_revision":1.5}]"#, "mod_revision"),
+            (r#","more":"true""#, "more"),
+        ] {
+            let found = RangeAnswer::decode(&answer(rest));
+            assert_eq!(found, Err(EtcdError::Field(field)), "{rest}");
+        }
+        assert_eq!(decode_deleted(&answer(r#","deleted":"-1""#)), Err(EtcdError::Field("deleted")));
+        assert_eq!(LeaseAnswer::decode(&answer("")), Err(EtcdError::Field("ID")));
+        let split = answer(r#","token":"a\r\nb""#);
+        assert_eq!(decode_token(&split), Err(EtcdError::Field("token")), "it stands in a header");
+    }
+
+    #[test]
+    fn requests_are_what_the_gateway_takes() {
+        let (key, value) = (&b"/p/1"[..], &b"one"[..]);
+        let txn = Request::Txn {
+            compare: &[Compare::Absent { key }, Compare::ModRevision { key, revision: 7 }],
+            success: &[Operation::Put { key, value, lease: Some(LeaseId(5)) }],
+            failure: &[Operation::Delete { key }],
+        };
+        assert_eq!(txn.path(), "/v3/kv/txn");
+        let wanted = json!({
+            "compare": [
+                {"key": "L3AvMQ==", "target": "CREATE", "result": "EQUAL", "create_revision": "0"},
+                {"key": "L3AvMQ==", "target": "MOD", "result": "EQUAL", "mod_revision": "7"},
+            ],
+            "success": [{"requestPut": {"key": "L3AvMQ==", "value": "b25l", "lease": "5"}}],
+            "failure": [{"requestDeleteRange": {"key": "L3AvMQ=="}}],
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&txn.encode()).ok(), Some(wanted));
+        let range = Range { serializable: true, limit: 2, ..Range::of_key(key) };
+        let encoded = Request::Single(Operation::Range(range)).encode();
+        let wanted = json!({"key": "L3AvMQ==", "limit": "2", "serializable": true});
+        assert_eq!(serde_json::from_slice::<Value>(&encoded).ok(), Some(wanted));
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_the_first_key_after_it() {
+        assert_eq!(prefix_end(b"tc/p/"), b"tc/p0");
+        assert_eq!(prefix_end(b"a\xff\xff"), b"b");
+        assert_eq!(prefix_end(b"\xff"), [0]);
+        assert_eq!(prefix_end(b""), [0]);
+    }
 }

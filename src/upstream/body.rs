@@ -95,12 +95,12 @@ impl Body {
         self.left
     }
 
-    /// Reads what has come, at least one byte unless the body has ended or `buf` is empty; waits at most
-    /// [`limits::UPSTREAM_READ`].
+    /// Reads what has come, at least one byte unless the body has ended or `buf` is empty; waits at
+    /// most [`limits::UPSTREAM_READ`].
     ///
     /// # Errors
-    /// If the connection breaks or the body has not its declared length. A body whose length was not
-    /// declared may end early without an error.
+    /// If the connection breaks or the body has not its declared length. A body whose length was
+    /// not declared may end early without an error.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         if buf.is_empty() || (self.delimited && self.left == Some(0)) {
             return Ok(0);
@@ -118,8 +118,8 @@ impl Body {
         Ok(count)
     }
 
-    /// ureq gives a connection back only after a read that returned nothing. With `Content-Length` that
-    /// read does not wait.
+    /// ureq gives a connection back only after a read that returned nothing. With `Content-Length`
+    /// that read does not wait.
     fn end_if_done(&mut self) {
         if self.delimited && self.left == Some(0) {
             let _ = self.reader.read(&mut [0]);
@@ -159,8 +159,8 @@ impl Relayed {
     }
 }
 
-/// An answer with as much of its body as comes: a registry that declares a length and sends less (416
-/// of distribution 2.8) still has something to say.
+/// An answer with as much of its body as comes: a registry that declares a length and sends less
+/// (416 of distribution 2.8) still has something to say.
 pub(super) fn answer(response: Response) -> Answer {
     let status = response.status().as_u16();
     let mut headers = headers_of(&response);

@@ -1,13 +1,13 @@
 //! Which hosts a client may name, and which addresses they may lead to.
 //!
-//! The forward proxy fetches what clients ask for, so it could be used to reach what only this host can
-//! reach: the metadata service of a cloud at a link-local address hands out credentials. Private and
-//! loopback addresses stay allowed: that is where a LAN keeps its registries. The configured registry is
-//! the operator's word and may be anywhere.
+//! The forward proxy fetches what clients ask for, so it could be used to reach what only this host
+//! can reach: the metadata service of a cloud at a link-local address hands out credentials.
+//! Private and loopback addresses stay allowed: that is where a LAN keeps its registries. The
+//! configured registry is the operator's word and may be anywhere.
 //!
-//! The check is made on resolved addresses ([`crate::net::resolve`]), for the first host and for each
-//! that a redirect leads to; the allow-list concerns the first host only, for a registry that is allowed
-//! sends its clients where it keeps its blobs.
+//! The check is made on resolved addresses ([`crate::net::resolve`]), for the first host and for
+//! each that a redirect leads to; the allow-list concerns the first host only, for a registry that
+//! is allowed sends its clients where it keeps its blobs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -87,8 +87,8 @@ impl Guard {
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 
 /// Whether an address is one that no origin has: link-local (metadata services among them),
-/// unspecified (on Linux this host), multicast or broadcast. An IPv4 address inside an IPv6 one counts
-/// as itself.
+/// unspecified (on Linux this host), multicast or broadcast. An IPv4 address inside an IPv6 one
+/// counts as itself.
 fn is_forbidden(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

@@ -1,12 +1,12 @@
 //! Floor 3: the origins, and how they are asked.
 //!
-//! [`Upstream::blob`] streams a blob or a part of it, redirects followed; [`Upstream::relay`] passes any
-//! other request on as it is; [`Upstream::connect`] opens what a `CONNECT` asks for. What a body means
-//! and where it goes is not decided here.
+//! [`Upstream::blob`] streams a blob or a part of it, redirects followed; [`Upstream::relay`]
+//! passes any other request on as it is; [`Upstream::connect`] opens what a `CONNECT` asks for.
+//! What a body means and where it goes is not decided here.
 //!
-//! **Invariant:** every wait has a bound of [`crate::limits`], every host and address was let through
-//! by the guard, and a body that ends without an error had its declared length. A body without a declared length
-//! may have been cut: only its digest tells.
+//! **Invariant:** every wait has a bound of [`crate::limits`], every host and address was let
+//! through by the guard, and a body that ends without an error had its declared length. A body
+//! without a declared length may have been cut: only its digest tells.
 
 mod body;
 mod error;
@@ -16,6 +16,7 @@ mod redirect;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, SendBody, http};
@@ -51,8 +52,8 @@ pub struct UpstreamConfig {
 pub struct Origin {
     /// Where it lives.
     pub url: Url,
-    /// `Authorization`, `Accept` and the like; what concerns only one connection, ranges and encodings
-    /// are left out by [`Upstream`].
+    /// `Authorization`, `Accept` and the like; what concerns only one connection, ranges and
+    /// encodings are left out by [`Upstream`].
     pub headers: Headers,
 }
 
@@ -61,8 +62,8 @@ pub struct Origin {
 pub struct Answer {
     /// Its status.
     pub status: u16,
-    /// All its headers but those that concern one connection. `Content-Length` is what the upstream said:
-    /// true for an answer to `HEAD`, perhaps not for `body`.
+    /// All its headers but those that concern one connection. `Content-Length` is what the upstream
+    /// said: true for an answer to `HEAD`, perhaps not for `body`.
     pub headers: Headers,
     /// As much of its body as came, at most [`limits::UPSTREAM_ANSWER_LEN_MAX`].
     pub body: Vec<u8>,
@@ -95,18 +96,27 @@ impl Upstream {
     /// Makes ready to ask.
     #[must_use]
     pub fn new(config: UpstreamConfig) -> Upstream {
+        Upstream::with_patience(config, limits::UPSTREAM_READ)
+    }
+
+    /// As [`Upstream::new`], but waits so long for the head of an answer, and as long for each
+    /// read.
+    #[must_use]
+    pub fn with_patience(config: UpstreamConfig, patience: Duration) -> Upstream {
         let guard = Arc::new(Guard::new(config.registry, config.allow));
         let check = Arc::clone(&guard);
         let resolver =
             Resolver::new(Arc::new(move |host, port, ip| check.may_connect(host, port, ip)));
-        let guarded = agent(&AgentConfig::for_upstreams(config.roots)).config().clone();
+        let budgets = AgentConfig::for_upstreams(config.roots);
+        let budgets = AgentConfig { first_byte: patience, read: patience, ..budgets };
+        let guarded = agent(&budgets).config().clone();
         let agent = Agent::with_parts(guarded, DefaultConnector::default(), resolver.clone());
         Upstream { agent, resolver, guard }
     }
 
-    /// Asks for a blob, from the byte `from` on and up to but not including `until`; `0` and `None`:
-    /// all of it. Up to [`limits::UPSTREAM_REDIRECTS_MAX`] redirects are followed, anew each time, so
-    /// that a signed URL that has expired does not matter.
+    /// Asks for a blob, from the byte `from` on and up to but not including `until`; `0` and
+    /// `None`: all of it. Up to [`limits::UPSTREAM_REDIRECTS_MAX`] redirects are followed, anew
+    /// each time, so that a signed URL that has expired does not matter.
     ///
     /// The body begins at [`Body::offset`], which is zero if the upstream does not do ranges.
     ///
@@ -141,9 +151,9 @@ impl Upstream {
         counted(response.map(body::answer))
     }
 
-    /// Passes a request on and streams the answer back: no redirect is followed, and only the headers
-    /// that concern one connection are left out. `len` says where the body ends; it is read to
-    /// its end unless the upstream breaks.
+    /// Passes a request on and streams the answer back: no redirect is followed, and only the
+    /// headers that concern one connection are left out. `len` says where the body ends; it is read
+    /// to its end unless the upstream breaks.
     ///
     /// # Errors
     /// If there is no answer. A request with a body is never sent twice.
@@ -179,7 +189,8 @@ impl Upstream {
         let mut last = UpstreamError::TimedOut;
         let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         for (address, left) in addresses.into_iter().zip((1..=count).rev()) {
-            // Each address has an equal share of what is left, so that a dead one does not take all.
+            // Each address has an equal share of what is left, so that a dead one does not take
+            // all.
             let patience = deadline.until(Time::now()) / left;
             if patience.is_zero() {
                 break;
@@ -192,7 +203,8 @@ impl Upstream {
         Err(last)
     }
 
-    /// Cuts every connection; whoever waits for an upstream gets an error, and so does everyone after.
+    /// Cuts every connection; whoever waits for an upstream gets an error, and so does everyone
+    /// after.
     pub fn stop(&self) {
         self.agent.clone().shutdown();
     }
@@ -219,8 +231,8 @@ impl Upstream {
             let status = response.status().as_u16();
             let told = body::headers_of(&response);
             let Some(to) = redirect::target(&at, status, &told) else {
-                // A registry that lives elsewhere asks for credentials of its own: only the client can
-                // get them, so it is sent there instead.
+                // A registry that lives elsewhere asks for credentials of its own: only the client
+                // can get them, so it is sent there instead.
                 return match left_origin {
                     Some(redirect) if status == 401 => Err(UpstreamError::Status(redirect)),
                     _ => Ok(response),
@@ -236,8 +248,8 @@ impl Upstream {
         Err(UpstreamError::TooManyRedirects)
     }
 
-    /// Asks once, without a body. A pooled connection may have been closed by the other side a moment
-    /// ago: a request that can do no harm is sent a second time, on a new connection.
+    /// Asks once, without a body. A pooled connection may have been closed by the other side a
+    /// moment ago: a request that can do no harm is sent a second time, on a new connection.
     fn ask(
         &self,
         method: &Method,
@@ -255,7 +267,8 @@ impl Upstream {
         };
         match self.agent.run(bare()?) {
             Err(error) if harmless && is_stale(&error) => {
-                // ureq takes no pooled connection for a request whose buffers differ from the agent's.
+                // ureq takes no pooled connection for a request whose buffers differ from the
+                // agent's.
                 let len = self.agent.config().output_buffer_size() + 1;
                 let again = self.agent.configure_request(bare()?).output_buffer_size(len).build();
                 Ok(self.agent.run(again)?)

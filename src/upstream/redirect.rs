@@ -10,8 +10,8 @@ fn redirects(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where an answer leads, if it is a redirect that names a URL we take. One that does not is an answer
-/// like any other: the client is told.
+/// Where an answer leads, if it is a redirect that names a URL we take. One that does not is an
+/// answer like any other: the client is told.
 pub(super) fn target(from: &Url, status: u16, answer: &Headers) -> Option<Url> {
     if !redirects(status) {
         return None;
