@@ -1,7 +1,32 @@
 //! Floor 7: `torrent-cache client`: its options, its wiring, its start and stop order.
 
-use crate::base::args::{Opt, Values};
-use crate::process::Failure;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::base::args::{Opt, UsageError, Values};
+use crate::base::clock::Time;
+use crate::base::rng::Rng;
+use crate::base::stop::Stop;
+use crate::base::thread::{self, Role};
+use crate::catalog::{Catalog, CatalogConfig};
+use crate::engine::{Engine, EngineConfig};
+use crate::fetch::{Fetcher, Offline, Parts};
+use crate::http::Front;
+use crate::http::status::{self, Status};
+use crate::limits;
+use crate::net::admin::Admin;
+use crate::net::serve::{Server, ServerConfig};
+use crate::net::tls::Roots;
+use crate::net::{tcp, tls};
+use crate::process::{Failure, Process};
+use crate::proto::http1::Url;
+use crate::proto::peer::PeerId;
+use crate::store::{Max, Store, StoreConfig};
+use crate::upstream::{HostRule, Upstream, UpstreamConfig};
 
 /// The options of `torrent-cache client`.
 pub const OPTIONS: &[Opt] = &[
@@ -61,6 +86,24 @@ pub const OPTIONS: &[Opt] = &[
         "",
         "The most that blobs may take: bytes, with K, M, G or T, or % of the file system.",
     ),
+    Opt::new(
+        "OFFLINE",
+        "granted|allow",
+        "granted",
+        "When the upstream cannot be asked: serve what was granted before, or everything.",
+    ),
+    Opt::new(
+        "PROXY_ALLOW",
+        "HOSTS",
+        "",
+        "Comma-separated hosts that proxy clients may name, *.domain for all below; empty: any.",
+    ),
+    Opt::new(
+        "CA",
+        "FILE",
+        "",
+        "PEM file of authorities trusted beside the system's, for upstreams.",
+    ),
     Opt::new("ADMIN", "ADDRESS", "127.0.0.1:8889", "Where health, metrics and status are served."),
     Opt::new("LOG", "FILTER", "info", "What is logged: a level, or module=level,..."),
 ];
@@ -70,6 +113,319 @@ pub const OPTIONS: &[Opt] = &[
 /// # Errors
 /// [`Failure`]: it cannot start, or broke while running.
 pub fn run(values: Values) -> Result<(), Failure> {
-    let _ = values;
-    Err(Failure::Broken("the client is not wired yet".to_owned()))
+    let log = values.text("LOG")?.unwrap_or_default();
+    let settings = Settings::read(&values)?;
+    let process = Process::start(&log)?;
+    let client = Client::start(&values, settings)?;
+    process.stop().wait();
+    client.stop(Time::now() + limits::STOP);
+    process.finish()
+}
+
+/// What the options mean, read before anything is started.
+struct Settings {
+    front: SocketAddr,
+    admin: SocketAddr,
+    registry: Url,
+    plain_only: bool,
+    certfile: PathBuf,
+    privatekey: PathBuf,
+    roots: Roots,
+    catalog: CatalogConfig,
+    engine: EngineConfig,
+    store: StoreConfig,
+    offline: Offline,
+    allow: Vec<HostRule>,
+}
+
+impl Settings {
+    fn read(values: &Values) -> Result<Settings, UsageError> {
+        let interface: IpAddr = needed(values, "INTERFACE")?;
+        Ok(Settings {
+            front: SocketAddr::new(interface, needed(values, "PORT")?),
+            admin: needed(values, "ADMIN")?,
+            registry: registry(values)?,
+            plain_only: values.switch("REGISTRY_NO_SSL"),
+            certfile: values.path("CERTFILE").unwrap_or_default(),
+            privatekey: values.path("PRIVATEKEY").unwrap_or_default(),
+            roots: roots(values, "CA")?,
+            catalog: catalog(values)?,
+            engine: engine(values, interface)?,
+            store: StoreConfig {
+                root: values.path("STORAGE").unwrap_or_default(),
+                max: values.get("STORAGE_MAX")?.unwrap_or(Max::None),
+            },
+            offline: needed(values, "OFFLINE")?,
+            allow: list(values, "PROXY_ALLOW")?,
+        })
+    }
+}
+
+/// The value of an option that has a default.
+fn needed<T>(values: &Values, name: &str) -> Result<T, UsageError>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    values.get(name)?.ok_or_else(|| values.bad(name, &"a value is needed"))
+}
+
+/// The parts of a comma-separated value.
+fn list<T>(values: &Values, name: &str) -> Result<Vec<T>, UsageError>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    let text = values.text(name)?.unwrap_or_default();
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().map_err(|error| values.bad(name, &error))).collect()
+}
+
+/// `HOST`, `HOST:PORT` or a URL; without a scheme it is https, as all public registries are.
+fn registry(values: &Values) -> Result<Url, UsageError> {
+    let text: String = needed(values, "REGISTRY_LOCATION")?;
+    let whole = if text.contains("://") { text } else { format!("https://{text}") };
+    let url = Url::parse(&whole).map_err(|error| values.bad("REGISTRY_LOCATION", &error))?;
+    if url.target != "/" {
+        return Err(values.bad("REGISTRY_LOCATION", &"a registry has no path"));
+    }
+    Ok(url)
+}
+
+fn catalog(values: &Values) -> Result<CatalogConfig, UsageError> {
+    let mut endpoints = Vec::new();
+    for text in list::<String>(values, "ETCD_ENDPOINTS")? {
+        let whole = if text.contains("://") { text } else { format!("http://{text}") };
+        let url = Url::parse(&whole).map_err(|error| values.bad("ETCD_ENDPOINTS", &error))?;
+        endpoints.push(url);
+    }
+    if endpoints.is_empty() {
+        let (host, port): (String, u16) =
+            (needed(values, "ETCD_HOST")?, needed(values, "ETCD_PORT")?);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let url = Url::parse(&format!("http://{host}:{port}"));
+        endpoints.push(url.map_err(|error| values.bad("ETCD_HOST", &error))?);
+    }
+    let login = match (values.text("ETCD_USER")?, values.text("ETCD_PASSWORD")?) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => return Err(values.bad("ETCD_USER", &"ETCD_PASSWORD is missing")),
+        (None, Some(_)) => return Err(values.bad("ETCD_PASSWORD", &"ETCD_USER is missing")),
+    };
+    Ok(CatalogConfig { endpoints, login, roots: roots(values, "ETCD_CA")? })
+}
+
+/// Whom to trust: the system's authorities, and those in the file that an option names.
+fn roots(values: &Values, name: &str) -> Result<Roots, UsageError> {
+    let file = values.path(name);
+    tls::client_roots(file.as_deref()).map_err(|error| values.bad(name, &error))
+}
+
+fn engine(values: &Values, interface: IpAddr) -> Result<EngineConfig, UsageError> {
+    let first: u16 = needed(values, "TORRENT_FIRST_PORT")?;
+    let last: u16 = needed(values, "TORRENT_LAST_PORT")?;
+    if first > last {
+        return Err(values.bad("TORRENT_LAST_PORT", &"lies below TORRENT_FIRST_PORT"));
+    }
+    let (advertise_address, advertise_port) = match values.text("ADVERTISE")? {
+        None => (None, None),
+        Some(text) => match (text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
+            (Ok(both), _) => (Some(both.ip()), Some(both.port())),
+            (_, Ok(address)) => (Some(address), None),
+            (_, Err(error)) => return Err(values.bad("ADVERTISE", &error)),
+        },
+    };
+    Ok(EngineConfig {
+        interface,
+        ports: first..=last,
+        tracker: Some(needed(values, "TRACKER")?),
+        advertise_address,
+        advertise_port,
+        public_peers: false,
+        peer_id: PeerId::random(&mut Rng::from_os()),
+    })
+}
+
+/// A running client.
+struct Client {
+    front: Server,
+    admin: Server,
+    fetcher: Arc<Fetcher>,
+    catalog: Arc<Catalog>,
+    engine: Arc<Engine>,
+}
+
+impl Client {
+    /// Starts everything, what others stand on first. What can be wrong with the configuration shows
+    /// before the first thread is started.
+    fn start(values: &Values, settings: Settings) -> Result<Client, Failure> {
+        let usage = |name: &str, error: &dyn fmt::Display| Failure::from(values.bad(name, error));
+        let front = tcp::bind(settings.front).map_err(|error| usage("PORT", &error))?;
+        let admin = tcp::bind(settings.admin).map_err(|error| usage("ADMIN", &error))?;
+        let tls = match settings.plain_only {
+            true => None,
+            false => Some(
+                tls::server_config(&settings.certfile, &settings.privatekey, &our_names())
+                    .map_err(|error| usage("CERTFILE", &error))?,
+            ),
+        };
+        let upstream = Upstream::new(UpstreamConfig {
+            registry: Some(settings.registry.clone()),
+            roots: settings.roots,
+            allow: settings.allow,
+        });
+        let upstream = Arc::new(upstream);
+        let store = Store::open(settings.store).map_err(|error| usage("STORAGE", &error))?;
+        let engine = Engine::start(settings.engine, Arc::clone(&store))
+            .map_err(|error| usage("TORRENT_FIRST_PORT", &error))?;
+        let engine = Arc::new(engine);
+        let catalog = Arc::new(Catalog::start(settings.catalog).map_err(broken)?);
+        let parts = Parts {
+            store: Arc::clone(&store),
+            catalog: Arc::clone(&catalog),
+            upstream: Arc::clone(&upstream),
+            engine: Arc::clone(&engine),
+        };
+        let fetcher = Fetcher::new(parts, settings.offline);
+        let status = status_page(&store, &engine, &catalog, &fetcher);
+        let pages = Admin::new(|| Ok(())).page("/status.json", "application/json", status);
+        let handler = Arc::new(Front::new(Arc::clone(&fetcher), upstream, settings.registry));
+        let config = ServerConfig { tls, ..ServerConfig::new("http", front) };
+        let front = Server::start(config, handler).map_err(broken)?;
+        let config =
+            ServerConfig { workers_max: ADMIN_WORKERS, ..ServerConfig::new("admin", admin) };
+        let admin = Server::start(config, Arc::new(pages)).map_err(broken)?;
+        log::info!(
+            "serving clients on {}, peers on port {}, health and metrics on {}",
+            front.local_addr(),
+            engine.port(),
+            admin.local_addr()
+        );
+        Ok(Client { front, admin, fetcher, catalog, engine })
+    }
+
+    /// Lets responses on their way end until `deadline`, then ends everything in the order in which the
+    /// parts stand on each other.
+    fn stop(self, deadline: Time) {
+        // A response that waits for bytes of a job waits until the job ends: at the deadline all do.
+        let served = Stop::new();
+        let (fetcher, all_served) = (Arc::clone(&self.fetcher), served.clone());
+        let cutter = thread::spawn("stop", Role::Core, move || {
+            if !all_served.wait_until(deadline) {
+                fetcher.stop();
+            }
+        });
+        self.front.stop(deadline);
+        served.stop();
+        match cutter {
+            Ok(cutter) => cutter.join(),
+            Err(error) => log::warn!("no thread to cut what is late: {error}"),
+        }
+        self.fetcher.stop();
+        self.catalog.stop();
+        self.engine.stop(Time::now() + limits::STOP / 5);
+        self.admin.stop(Time::now());
+    }
+}
+
+/// Requests of the admin listener that are served at once.
+const ADMIN_WORKERS: usize = 4;
+
+fn broken(error: io::Error) -> Failure {
+    Failure::Broken(format!("the system refuses a thread or a descriptor: {error}"))
+}
+
+/// What our certificate is for, besides `localhost`: the name that others of the network know us by.
+fn our_names() -> Vec<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    if is_name && !name.is_empty() { vec![name.to_owned()] } else { Vec::new() }
+}
+
+fn status_page(
+    store: &Arc<Store>,
+    engine: &Arc<Engine>,
+    catalog: &Arc<Catalog>,
+    fetcher: &Arc<Fetcher>,
+) -> impl Fn() -> String + Send + Sync + 'static {
+    let (store, engine) = (Arc::clone(store), Arc::clone(engine));
+    let (catalog, fetcher) = (Arc::clone(catalog), Arc::clone(fetcher));
+    move || {
+        status::render(&Status {
+            usage: store.usage(),
+            engine: engine.status(),
+            peer_port: engine.port(),
+            catalog_reachable: catalog.is_reachable(),
+            transfers: fetcher.recent(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::args::{Parsed, parse};
+
+    fn settings(options: &[(&str, &str)]) -> Result<Settings, UsageError> {
+        let find = |name: &str| {
+            options.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        };
+        match parse(OPTIONS, Vec::new(), find)? {
+            Parsed::Run(values) => Settings::read(&values),
+            Parsed::Help => panic!("no help was asked for"),
+        }
+    }
+
+    fn refused(name: &str, value: &str) -> String {
+        match settings(&[(name, value)]) {
+            Ok(_) => panic!("{name}={value} was taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_original() {
+        let settings = settings(&[]).expect("the defaults are valid");
+        assert_eq!(settings.front, "0.0.0.0:8888".parse().expect("an address"));
+        assert_eq!(settings.registry.to_string(), "https://registry-1.docker.io/");
+        assert_eq!(settings.engine.ports, 6881..=6891);
+        assert_eq!(settings.catalog.endpoints[0].to_string(), "http://192.168.1.1:2378/");
+        assert_eq!(settings.offline, Offline::Granted);
+        assert!(!settings.plain_only);
+    }
+
+    #[test]
+    fn a_registry_is_a_host_a_port_or_a_url() {
+        for (value, url) in [
+            ("r.example", "https://r.example/"),
+            ("r.example:5000", "https://r.example:5000/"),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5000/"),
+        ] {
+            let settings = settings(&[("REGISTRY_LOCATION", value)]).expect("a registry");
+            assert_eq!(settings.registry.to_string(), url);
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        for (name, value) in [
+            ("PORT", "70000"),
+            ("INTERFACE", "eth0"),
+            ("ADMIN", "8889"),
+            ("REGISTRY_LOCATION", "ftp://x"),
+            ("REGISTRY_LOCATION", "http://x/path"),
+            ("TRACKER", "gopher://x"),
+            ("ETCD_ENDPOINTS", "http://a:1,b:x"),
+            ("ETCD_USER", "me"),
+            ("STORAGE_MAX", "lots"),
+            ("TORRENT_LAST_PORT", "1"),
+            ("ADVERTISE", "here"),
+            ("OFFLINE", "maybe"),
+        ] {
+            let text = refused(name, value);
+            assert!(text.starts_with(&format!("{name}={value}: ")), "{text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
 }

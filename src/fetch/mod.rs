@@ -1,4 +1,219 @@
 //! Floor 5: the one place that decides where bytes come from.
+//!
+//! A request for a blob is answered from the store, from a job that is fetching it already, or by a new
+//! job: single-flight by name. Before any byte of a blob that this host has, or gets from the swarm,
+//! goes out, the upstream is asked whether it would serve this request ([`grants`]).
+//!
+//! **Invariant:** one job per name. A reader never starts, stops or slows another's.
+//!
+//! Not here: HTTP (`http`), which piece is asked of whom (`swarm`), how a source is read (`upstream`).
 
 pub mod grants;
 pub mod plan;
+
+mod access;
+mod fill;
+mod follow;
+mod job;
+mod open;
+mod reader;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::access::Offline;
+pub use self::open::{BlobRequest, FetchError};
+pub use self::reader::{Chunk, ReadError, Reader};
+
+use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
+use crate::base::ranked::{Rank, Ranked};
+use crate::base::stop::Stop;
+use crate::base::thread;
+use crate::catalog::Catalog;
+use crate::engine::Engine;
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::metainfo::Metainfo;
+use crate::store::{Blob, SeedEntry, Store};
+use crate::upstream::Upstream;
+
+use self::grants::Grants;
+use self::job::Job;
+
+/// What the fetcher works with.
+pub struct Parts {
+    /// The disk.
+    pub store: Arc<Store>,
+    /// What the network knows.
+    pub catalog: Arc<Catalog>,
+    /// The origins.
+    pub upstream: Arc<Upstream>,
+    /// The swarms.
+    pub engine: Arc<Engine>,
+}
+
+/// Decides where bytes come from. Shared by all who serve requests.
+pub struct Fetcher {
+    parts: Parts,
+    offline: Offline,
+    jobs: Ranked<HashMap<BlobName, Arc<Job>>>,
+    grants: Ranked<Grants>,
+    distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
+    recent: Ranked<VecDeque<Transfer>>,
+    threads: Ranked<Vec<thread::Handle>>,
+    upstream_rate: AtomicU64,
+    stop: Stop,
+}
+
+/// One blob that was fetched, or was not.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    /// Which.
+    pub name: BlobName,
+    /// When it ended, in seconds since 1970.
+    pub ended_unix: u64,
+    /// Its length in bytes, as far as it is known.
+    pub bytes: u64,
+    /// How long it took in milliseconds.
+    pub millis: u64,
+    /// Bytes that upstream sent.
+    pub upstream: u64,
+    /// Bytes that each peer sent.
+    pub peers: BTreeMap<IpAddr, u64>,
+    /// Why it failed, if it did.
+    pub failure: Option<&'static str>,
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from_peers: u64 = self.peers.values().sum();
+        let outcome = self.failure.unwrap_or("done");
+        write!(f, "blob {} {outcome}: {} bytes in {} ms", self.name, self.bytes, self.millis)?;
+        write!(f, ", {} from upstream, {from_peers} from {} peers", self.upstream, self.peers.len())
+    }
+}
+
+impl Fetcher {
+    /// A fetcher with no jobs; what the store holds is seeded from now on.
+    #[must_use]
+    pub fn new(parts: Parts, offline: Offline) -> Arc<Fetcher> {
+        for entry in parts.store.seeds() {
+            parts.engine.seed(&entry);
+        }
+        Arc::new(Fetcher {
+            parts,
+            offline,
+            jobs: Ranked::new(Rank::Jobs, HashMap::new()),
+            grants: Ranked::new(Rank::Grants, Grants::default()),
+            distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
+            recent: Ranked::new(Rank::Status, VecDeque::new()),
+            threads: Ranked::new(Rank::Leaf, Vec::new()),
+            upstream_rate: AtomicU64::new(0),
+            stop: Stop::new(),
+        })
+    }
+
+    /// The latest transfers, newest first.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Transfer> {
+        self.recent.lock().iter().rev().cloned().collect()
+    }
+
+    /// Fails all jobs and waits for their threads.
+    pub fn stop(&self) {
+        self.stop.stop();
+        self.parts.upstream.stop();
+        let jobs: Vec<Arc<Job>> = self.jobs.lock().values().cloned().collect();
+        for job in jobs {
+            job.cancel();
+        }
+        loop {
+            // A job that ends may keep the thread of one last stream: look until none is left.
+            let threads = std::mem::take(&mut *self.threads.lock());
+            if threads.is_empty() {
+                break;
+            }
+            threads.into_iter().for_each(thread::Handle::join);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_stopped()
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.parts.store
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.parts.catalog
+    }
+
+    fn upstream(&self) -> Arc<Upstream> {
+        Arc::clone(&self.parts.upstream)
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.parts.engine
+    }
+
+    fn seed(&self, blob: &Blob) {
+        let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
+        self.parts.engine.seed(&entry);
+    }
+
+    /// Takes a job out of the table, if it is still the one under its name.
+    fn forget(&self, job: &Arc<Job>) {
+        let mut jobs = self.jobs.lock();
+        if jobs.get(&job.name()).is_some_and(|other| Arc::ptr_eq(other, job)) {
+            jobs.remove(&job.name());
+        }
+    }
+
+    fn remember(&self, transfer: Transfer) {
+        let mut recent = self.recent.lock();
+        if recent.len() == limits::RECENT_TRANSFERS_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(transfer);
+    }
+
+    /// Keeps a thread until it has ended; those that have are let go of.
+    fn keep(&self, handle: thread::Handle) {
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(handle);
+    }
+
+    /// The fastest that a stream from upstream was lately, in bytes per second.
+    fn upstream_rate(&self) -> Option<u64> {
+        Some(self.upstream_rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
+    fn saw_upstream_rate(&self, rate: u64) {
+        // Rises at once, falls by a quarter of the way: one slow stream says little.
+        let known = self.upstream_rate.load(Ordering::Relaxed);
+        let next = if rate >= known { rate } else { known - (known - rate) / 4 };
+        self.upstream_rate.store(next, Ordering::Relaxed);
+    }
+
+    /// Passes over a catalog's entry that led to wrong bytes, and takes it out of the catalog.
+    fn distrust(&self, name: &BlobName, metainfo: &Metainfo) {
+        let now = Time::now();
+        let mut distrusted = self.distrusted.lock();
+        distrusted.retain(|_, until| *until > now);
+        distrusted.insert((*name, metainfo.info_hash()), now + limits::DISTRUST);
+        drop(distrusted);
+        log::warn!("blob {name}: the catalog's entry led to wrong bytes and is withdrawn");
+        self.parts.catalog.withdraw(name, metainfo.encode());
+    }
+
+    fn is_distrusted(&self, name: &BlobName, metainfo: &Metainfo) -> bool {
+        let distrusted = self.distrusted.lock();
+        distrusted.get(&(*name, metainfo.info_hash())).is_some_and(|until| *until > Time::now())
+    }
+}

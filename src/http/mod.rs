@@ -1,1 +1,146 @@
-//! Floor 6: the front that HTTP clients see.
+//! Floor 6: the front that HTTP clients see: registry mirror and forward proxy on one port.
+//!
+//! A request is routed by its head alone ([`route`]); a blob is answered by [`blob`], everything else
+//! passes through ([`relay`], [`tunnel`]).
+//!
+//! **Invariant:** a response that cannot be finished is cut, never ended cleanly.
+//!
+//! Not here: connections and framing (`net`), where a blob's bytes come from (`fetch`).
+
+pub mod route;
+pub mod status;
+
+mod blob;
+mod relay;
+mod tunnel;
+
+use std::sync::Arc;
+
+use crate::base::figures;
+use crate::base::hash::hex;
+use crate::base::sys;
+use crate::fetch::{FetchError, Fetcher};
+use crate::net::serve::{Exchange, ExchangeError, Handler};
+use crate::proto::http1::{Headers, Url};
+use crate::proto::oci;
+use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
+
+use self::route::Route;
+
+/// Serves clients.
+pub struct Front {
+    fetcher: Arc<Fetcher>,
+    upstream: Arc<Upstream>,
+    registry: Url,
+    /// How we sign in `Via`, so that a request that comes back to us is not sent round for ever.
+    alias: String,
+}
+
+impl Front {
+    /// A front for `registry` and for whatever proxy clients name.
+    #[must_use]
+    pub fn new(fetcher: Arc<Fetcher>, upstream: Arc<Upstream>, registry: Url) -> Front {
+        let mut id = [0; 6];
+        sys::random(&mut id);
+        Front { fetcher, upstream, registry, alias: format!("torrent-cache-{}", hex(&id)) }
+    }
+
+    /// Where a request goes and with which headers, signed.
+    fn origin(&self, url: Url, headers: &Headers) -> Origin {
+        let mut headers = headers.clone();
+        headers.append("Via", format!("1.1 {}", self.alias));
+        Origin { url, headers }
+    }
+}
+
+impl Handler for Front {
+    fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError> {
+        match route::route(exchange.head(), &self.registry, &self.alias) {
+            Route::Blob { name, url } => blob::serve(self, exchange, name, url),
+            Route::Relay { url } => relay::serve(self, exchange, url),
+            Route::Tunnel { host, port } => tunnel::serve(self, exchange, &host, port),
+            Route::Refuse { status, message } => refuse(exchange, status, "UNSUPPORTED", message),
+        }
+    }
+}
+
+/// An answer of our own with an error body that registry clients understand.
+fn refuse(
+    exchange: &mut Exchange<'_>,
+    status: u16,
+    code: &str,
+    message: &str,
+) -> Result<(), ExchangeError> {
+    let mut headers = Headers::new();
+    headers.append("Content-Type", "application/json");
+    exchange.respond(status, &headers, &oci::error_body(code, message))
+}
+
+/// Tells the client why there is no body: the upstream's own answer where there is one.
+fn fail(exchange: &mut Exchange<'_>, error: &FetchError) -> Result<(), ExchangeError> {
+    match error {
+        FetchError::Upstream(error) => fail_upstream(exchange, error),
+        FetchError::Unsatisfiable(len) => {
+            let mut headers = Headers::new();
+            headers.append("Content-Range", format!("bytes */{len}"));
+            exchange.respond(416, &headers, b"")
+        }
+        FetchError::Local(why) => {
+            figures::REQUESTS_FAILED.add(1);
+            refuse(exchange, 500, "UNKNOWN", why)
+        }
+    }
+}
+
+fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(), ExchangeError> {
+    match error {
+        UpstreamError::Status(answer) => {
+            let denied = matches!(answer.status, 401 | 403);
+            if denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
+            pass_on(exchange, answer)
+        }
+        UpstreamError::Forbidden => {
+            figures::REQUESTS_DENIED.add(1);
+            refuse(exchange, 403, "DENIED", &error.to_string())
+        }
+        _ => {
+            figures::REQUESTS_FAILED.add(1);
+            crate::log_limited!(warn, "no answer from upstream: {error}");
+            let status = unreachable_status(exchange.head().headers.text("user-agent"), error);
+            refuse(exchange, status, "UNAVAILABLE", &error.to_string())
+        }
+    }
+}
+
+/// libostree tries again after 500 and gives up at once after 502 or 504; everybody else is told what
+/// it is.
+fn unreachable_status(user_agent: Option<&str>, error: &UpstreamError) -> u16 {
+    match error {
+        UpstreamError::BadRequest | UpstreamError::ClientBody(_) => 400,
+        _ if user_agent.is_some_and(|agent| agent.contains("libostree")) => 500,
+        UpstreamError::TimedOut => 504,
+        _ => 502,
+    }
+}
+
+/// The upstream's answer, as it came.
+fn pass_on(exchange: &mut Exchange<'_>, answer: &Answer) -> Result<(), ExchangeError> {
+    let mut headers = answer.headers.clone();
+    // The body may have been cut to our bound: its length is what we send.
+    headers.remove("Content-Length");
+    exchange.respond(answer.status, &headers, &answer.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libostree_is_told_what_makes_it_try_again() {
+        let timed_out = UpstreamError::TimedOut;
+        let ostree = Some("libostree/2022.7 flatpak/1.14.10");
+        assert_eq!(unreachable_status(ostree, &timed_out), 500);
+        assert_eq!(unreachable_status(Some("skopeo/1.9.3"), &timed_out), 504);
+        assert_eq!(unreachable_status(None, &UpstreamError::TooManyRedirects), 502);
+    }
+}

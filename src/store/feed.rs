@@ -221,6 +221,17 @@ impl Feed {
         self.state.lock().readable_from(offset)
     }
 
+    /// The first run at or after `offset` that is not readable: its first byte and the byte after its
+    /// last; `None` in its place: the end of the blob, which is not known yet. No gap: all is readable.
+    #[must_use]
+    pub fn gap_from(&self, offset: u64) -> Option<(u64, Option<u64>)> {
+        let state = self.state.lock();
+        let start = state.readable_from(offset);
+        let next = state.runs.range(start..).next().map(|(&start, _)| start);
+        let end = next.or(state.len);
+        (end.is_none_or(|end| start < end)).then_some((start, end))
+    }
+
     /// Waits until the byte at `offset` is readable, the feed has ended, or `deadline` passes by
     /// the real clock; a deadline that has passed makes it a look. With the blob's length as
     /// `offset` it waits for the end of the feed.

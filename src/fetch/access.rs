@@ -1,0 +1,134 @@
+//! Whether a request may have a blob that this host need not ask the upstream for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::base::clock::Time;
+use crate::fetch::grants::{Credential, Scope, Standing};
+use crate::fetch::{BlobRequest, FetchError, Fetcher};
+use crate::upstream::{Origin, UpstreamError};
+
+/// What to do with a request for a blob that we have when the upstream cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offline {
+    /// Serve what the same credential, or anybody, was granted before.
+    #[default]
+    Granted,
+    /// Serve everything: for networks where everybody may read everything.
+    Allow,
+}
+
+impl FromStr for Offline {
+    type Err = UnknownOffline;
+
+    fn from_str(text: &str) -> Result<Offline, UnknownOffline> {
+        match text {
+            "granted" => Ok(Offline::Granted),
+            "allow" => Ok(Offline::Allow),
+            _ => Err(UnknownOffline),
+        }
+    }
+}
+
+/// A word that is no [`Offline`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownOffline;
+
+impl fmt::Display for UnknownOffline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("neither granted nor allow")
+    }
+}
+
+/// Who asks for what from where.
+pub(super) struct Claimant {
+    scope: Scope,
+    credential: Credential,
+}
+
+impl Claimant {
+    pub(super) fn of(origin: &Origin) -> Claimant {
+        let url = origin.url.to_string();
+        // The repository is all of the URL before the blob's own name.
+        let repository = url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository);
+        Claimant {
+            scope: Scope(repository.to_owned()),
+            credential: Credential::of(origin.headers.get("authorization")),
+        }
+    }
+}
+
+impl Fetcher {
+    /// Makes sure that the upstream would serve this request.
+    ///
+    /// # Errors
+    /// The upstream's refusal, or that it could not be asked and nothing better is known.
+    pub(super) fn authorise(&self, request: &BlobRequest) -> Result<(), FetchError> {
+        let claimant = Claimant::of(&request.origin);
+        let standing = {
+            let grants = self.grants.lock();
+            grants.standing(Time::now(), &claimant.scope, claimant.credential, &request.name)
+        };
+        if standing == Standing::Granted {
+            return Ok(());
+        }
+        match self.ask(&request.origin) {
+            Ok(()) => {
+                self.granted(request);
+                Ok(())
+            }
+            Err(UpstreamError::Status(answer)) if is_refusal(answer.status) => {
+                self.grants.lock().revoke(&claimant.scope, claimant.credential);
+                Err(FetchError::Upstream(UpstreamError::Status(answer)))
+            }
+            Err(error) => {
+                let known = standing == Standing::GrantedBefore;
+                if known || self.offline == Offline::Allow {
+                    crate::log_limited!(warn, "served without asking the upstream: {error}");
+                    return Ok(());
+                }
+                Err(FetchError::Upstream(error))
+            }
+        }
+    }
+
+    /// Notes that the upstream has served this request.
+    pub(super) fn granted(&self, request: &BlobRequest) {
+        let claimant = Claimant::of(&request.origin);
+        let mut grants = self.grants.lock();
+        grants.grant(Time::now(), &claimant.scope, claimant.credential, &request.name);
+    }
+
+    fn ask(&self, origin: &Origin) -> Result<(), UpstreamError> {
+        let answer = self.parts.upstream.head(origin)?;
+        match answer.status {
+            200..=299 => Ok(()),
+            // Registries that fill themselves on demand know a blob only after a GET.
+            404 | 405 | 501 => self.parts.upstream.blob(origin, 0, Some(1)).map(|_| ()),
+            _ => Err(UpstreamError::Status(Box::new(answer))),
+        }
+    }
+}
+
+/// A no, as against a failure to answer.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_policy_is_refused() {
+        assert_eq!("allow".parse(), Ok(Offline::Allow));
+        assert_eq!("granted".parse(), Ok(Offline::Granted));
+        assert_eq!("deny".parse::<Offline>(), Err(UnknownOffline));
+    }
+
+    #[test]
+    fn too_many_requests_is_no_refusal() {
+        assert!(is_refusal(401) && is_refusal(403) && is_refusal(404));
+        assert!(!is_refusal(429) && !is_refusal(500) && !is_refusal(408));
+    }
+}

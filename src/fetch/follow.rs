@@ -1,0 +1,157 @@
+//! The follower of a job: reads the partial in order, as it becomes readable, and hashes it.
+//!
+//! It reads back what was written, from the page cache, on its own thread: the sources only write, and
+//! what is judged is what is on disk.
+//!
+//! Not here: what follows from the verdict (`job`).
+
+use std::sync::Arc;
+
+use crate::base::clock::Time;
+use crate::base::hash::{ContentHasher, Sha1, Sha1Hash};
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::geometry::Geometry;
+use crate::store::{Partial, StoreError, Wait};
+
+/// What the follower found when it had seen every byte.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The digest is the name's. The hashes of the pieces, if they were asked for.
+    Right(Vec<Sha1Hash>),
+    /// It is not.
+    Wrong,
+    /// The partial cannot be read back.
+    Unreadable(StoreError),
+}
+
+/// Follows `partial` to its end and judges it. With `hash_pieces`, makes the hashes of the pieces as
+/// well. `None`: the feed failed first, and somebody else has said why.
+#[must_use]
+pub fn follow(name: &BlobName, partial: &Arc<Partial>, hash_pieces: bool) -> Option<Verdict> {
+    match digest(name, partial, hash_pieces) {
+        Ok(verdict) => verdict,
+        Err(error) => Some(Verdict::Unreadable(error)),
+    }
+}
+
+fn digest(
+    name: &BlobName,
+    partial: &Arc<Partial>,
+    hash_pieces: bool,
+) -> Result<Option<Verdict>, StoreError> {
+    let mut content = ContentHasher::new(name.digest().algorithm());
+    // Without a length there is no geometry yet: then the pieces are hashed in a second pass.
+    let mut pieces = partial.len().filter(|_| hash_pieces).and_then(Pieces::new);
+    let mut buf = vec![0; limits::COPY_LEN];
+    let mut at = 0;
+    loop {
+        if partial.len() == Some(at) {
+            break;
+        }
+        let end = match partial.feed().wait(at, Time::now() + limits::READER_PATIENCE) {
+            Wait::Ready { end } => end,
+            Wait::TimedOut => continue,
+            Wait::Whole | Wait::Failed(_) => return Ok(None),
+        };
+        while at < end {
+            let part = read_part(partial, &mut buf, at, end)?;
+            content.update(part);
+            if let Some(pieces) = &mut pieces {
+                pieces.update(part);
+            }
+            at += part.len() as u64;
+        }
+    }
+    if content.finish() != name.digest().value() {
+        return Ok(Some(Verdict::Wrong));
+    }
+    let hashes = match pieces {
+        Some(pieces) => pieces.finish(),
+        None if hash_pieces => hash_again(partial, &mut buf, at)?,
+        None => Vec::new(),
+    };
+    Ok(Some(Verdict::Right(hashes)))
+}
+
+fn read_part<'a>(
+    partial: &Partial,
+    buf: &'a mut [u8],
+    at: u64,
+    end: u64,
+) -> Result<&'a [u8], StoreError> {
+    let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
+    let part = &mut buf[..len];
+    partial.read_at(part, at)?;
+    Ok(part)
+}
+
+fn hash_again(partial: &Partial, buf: &mut [u8], len: u64) -> Result<Vec<Sha1Hash>, StoreError> {
+    let Some(mut pieces) = Pieces::new(len) else { return Ok(Vec::new()) };
+    let mut at = 0;
+    while at < len {
+        let part = read_part(partial, buf, at, len)?;
+        pieces.update(part);
+        at += part.len() as u64;
+    }
+    Ok(pieces.finish())
+}
+
+/// SHA-1 of each piece of our own geometry, over bytes that come in order.
+struct Pieces {
+    piece_len: usize,
+    filled: usize,
+    hasher: Sha1,
+    hashes: Vec<Sha1Hash>,
+}
+
+impl Pieces {
+    /// `None`: a blob of this length has no pieces.
+    fn new(blob_len: u64) -> Option<Pieces> {
+        let geometry = Geometry::for_blob(blob_len).ok()?;
+        Some(Pieces {
+            piece_len: geometry.piece_len() as usize,
+            filled: 0,
+            hasher: Sha1::default(),
+            hashes: Vec::with_capacity(geometry.piece_count() as usize),
+        })
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(bytes.len().min(self.piece_len - self.filled));
+            self.hasher.update(part);
+            self.filled += part.len();
+            if self.filled == self.piece_len {
+                self.hashes.push(self.hasher.finish());
+                self.filled = 0;
+            }
+            bytes = rest;
+        }
+    }
+
+    fn finish(mut self) -> Vec<Sha1Hash> {
+        if self.filled > 0 {
+            self.hashes.push(self.hasher.finish());
+        }
+        self.hashes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_hash_the_same_however_the_bytes_are_cut() {
+        let blob: Vec<u8> = (0..600_000u32).flat_map(u32::to_le_bytes).collect();
+        let geometry = Geometry::for_blob(blob.len() as u64).unwrap();
+        let wanted: Vec<Sha1Hash> =
+            blob.chunks(geometry.piece_len() as usize).map(Sha1Hash::of).collect();
+        for step in [1 << 10, 1 << 18, (1 << 18) + 1, blob.len()] {
+            let mut pieces = Pieces::new(blob.len() as u64).unwrap();
+            blob.chunks(step).for_each(|part| pieces.update(part));
+            assert_eq!(pieces.finish(), wanted, "cut every {step}");
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! One blob on its way: who reads it, and the conductor that starts and ends its sources.
+//!
+//! A job has a conductor thread, a follower thread (`follow`), at most one stream from upstream
+//! (`fill`), and, if the catalog knows the blob, a part in its swarm. It goes on when its readers leave.
+//!
+//! **Invariant:** the feed of a job ends exactly once: finished when the digest is right, failed otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use crate::base::clock::{self, Time};
+use crate::base::figures;
+use crate::base::hash::Sha1Hash;
+use crate::base::mailbox::{Receiver, Sender, mailbox};
+use crate::base::ranked::{Rank, Ranked, Signal};
+use crate::base::thread::{self, Role};
+use crate::engine::Membership;
+use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
+use crate::fetch::follow::{self, Verdict};
+use crate::fetch::plan::{self, FillView, Step, SwarmView, View};
+use crate::fetch::{Fetcher, Transfer};
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::geometry::PieceIndex;
+use crate::proto::metainfo::Metainfo;
+use crate::store::{Partial, StoreError};
+use crate::upstream::{Body, Origin, UpstreamError};
+
+/// What the conductor is told.
+enum Event {
+    FillEnded { gauge: Arc<Gauge>, result: Result<FillEnd, FillError> },
+    Judged(Option<Verdict>),
+    Cancel,
+}
+
+/// Events that wait for one conductor: the follower sends one, each stream one.
+const EVENTS_MAX: usize = 16;
+
+/// How far a job is.
+enum Phase {
+    /// The leader asks the catalog and the upstream.
+    Opening,
+    /// Bytes arrive.
+    Open(Arc<Partial>),
+    /// It never opened: the leader was answered, others ask for themselves.
+    Closed,
+}
+
+/// Why a job that was open ended without the blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Local,
+    WrongDigest,
+    Sources,
+}
+
+/// A job, as its readers and the table of jobs see it.
+pub(super) struct Job {
+    name: BlobName,
+    phase: Ranked<Phase>,
+    changed: Signal,
+    /// Who asked last and was let in: its credential is the freshest.
+    origin: Ranked<Origin>,
+    events: Sender<Event>,
+    inbox: Receiver<Event>,
+    membership: OnceLock<Arc<Membership>>,
+    failure: OnceLock<Failure>,
+}
+
+impl Job {
+    pub(super) fn new(name: BlobName, origin: Origin) -> Job {
+        let (events, inbox) = mailbox(EVENTS_MAX);
+        Job {
+            name,
+            phase: Ranked::new(Rank::Job, Phase::Opening),
+            changed: Signal::new(),
+            origin: Ranked::new(Rank::Leaf, origin),
+            events,
+            inbox,
+            membership: OnceLock::new(),
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// Waits until the leader has opened the job. `None`: it could not.
+    pub(super) fn opened(&self) -> Option<Arc<Partial>> {
+        let mut phase = self.phase.lock();
+        loop {
+            match &*phase {
+                Phase::Opening => phase = self.changed.wait(phase),
+                Phase::Open(partial) => return Some(Arc::clone(partial)),
+                Phase::Closed => return None,
+            }
+        }
+    }
+
+    fn set_phase(&self, to: Phase) {
+        *self.phase.lock() = to;
+        self.changed.wake_all();
+    }
+
+    /// Ends a job that was never opened, and says whether it did; one that was goes its own way.
+    pub(super) fn close_if_opening(&self) -> bool {
+        let mut phase = self.phase.lock();
+        let opening = matches!(*phase, Phase::Opening);
+        if opening {
+            *phase = Phase::Closed;
+            self.changed.wake_all();
+        }
+        opening
+    }
+
+    pub(super) fn name(&self) -> BlobName {
+        self.name
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        self.origin.lock().clone()
+    }
+
+    pub(super) fn set_origin(&self, origin: &Origin) {
+        *self.origin.lock() = origin.clone();
+    }
+
+    pub(super) fn is_in_swarm(&self) -> bool {
+        self.membership.get().is_some()
+    }
+
+    pub(super) fn readers_moved(&self) {
+        if let Some(membership) = self.membership.get() {
+            membership.readers_moved();
+        }
+    }
+
+    pub(super) fn failed_locally(&self) -> bool {
+        self.failure.get() == Some(&Failure::Local)
+    }
+
+    pub(super) fn is_wrong(&self) -> bool {
+        self.failure.get() == Some(&Failure::WrongDigest)
+    }
+
+    /// Ends the job without the blob: nobody wants it, or the program stops.
+    pub(super) fn cancel(&self) {
+        // A full queue means that the conductor has enough to wake for; it looks at the stop flag then.
+        let _ = self.events.try_send(Event::Cancel);
+    }
+}
+
+/// What a leader found before the first byte came.
+pub(super) enum Start {
+    /// The catalog knows the blob.
+    Swarm(Arc<Metainfo>, Arc<Membership>),
+    /// It does not; the upstream's response is open.
+    Upstream(Body),
+}
+
+/// The one who starts and ends a job's sources.
+pub(super) struct Conductor {
+    fetcher: Arc<Fetcher>,
+    job: Arc<Job>,
+    partial: Arc<Partial>,
+    metainfo: Option<Arc<Metainfo>>,
+    membership: Option<Arc<Membership>>,
+    started_at: Time,
+    fill: Option<Arc<Gauge>>,
+    failures: u32,
+    ended_at: Option<Time>,
+    found_nothing: bool,
+    refused: bool,
+    run_len: u64,
+    wrong_piece: Option<(PieceIndex, Sha1Hash)>,
+    upstream_bytes: u64,
+    last_error: Option<String>,
+    meter: Meter,
+}
+
+impl Conductor {
+    /// Opens `job`: starts its threads and lets its readers in.
+    ///
+    /// # Errors
+    /// If the system refuses a thread: the job stays as it was.
+    pub(super) fn start(
+        fetcher: &Arc<Fetcher>,
+        job: &Arc<Job>,
+        partial: &Arc<Partial>,
+        start: Start,
+    ) -> std::io::Result<()> {
+        let now = Time::now();
+        let (metainfo, membership, body) = match start {
+            Start::Swarm(metainfo, membership) => (Some(metainfo), Some(membership), None),
+            Start::Upstream(body) => (None, None, Some(body)),
+        };
+        if let Some(membership) = &membership {
+            let _ = job.membership.set(Arc::clone(membership));
+        }
+        let mut conductor = Conductor {
+            fetcher: Arc::clone(fetcher),
+            job: Arc::clone(job),
+            partial: Arc::clone(partial),
+            metainfo,
+            membership,
+            started_at: now,
+            fill: None,
+            failures: 0,
+            ended_at: None,
+            found_nothing: false,
+            refused: false,
+            run_len: limits::FILL_RUN_LEN_MIN,
+            wrong_piece: None,
+            upstream_bytes: 0,
+            last_error: None,
+            meter: Meter::new(now),
+        };
+        let follower = conductor.start_follower()?;
+        let fetcher = Arc::clone(fetcher);
+        let spawned = thread::spawn(format!("job {}", job.name.short()), Role::Core, move || {
+            if let Some(body) = body {
+                conductor.start_fill(Some(body), false);
+            }
+            conductor.conduct();
+            follower.join();
+        });
+        match spawned {
+            Ok(handle) => fetcher.keep(handle),
+            Err(error) => {
+                partial.feed().fail("no thread could be started");
+                return Err(error);
+            }
+        }
+        job.set_phase(Phase::Open(Arc::clone(partial)));
+        Ok(())
+    }
+
+    fn start_follower(&self) -> std::io::Result<thread::Handle> {
+        let (name, partial) = (self.job.name, Arc::clone(&self.partial));
+        let (events, hash_pieces) = (self.job.events.clone(), self.metainfo.is_none());
+        thread::spawn(format!("hash {}", name.short()), Role::Core, move || {
+            let verdict = follow::follow(&name, &partial, hash_pieces);
+            let _ = events.send(Event::Judged(verdict));
+        })
+    }
+
+    fn conduct(&mut self) {
+        let _running = figures::JOBS.hold();
+        let failure = self.run();
+        if let Some(fill) = &self.fill {
+            fill.leave();
+        }
+        if let Some((failure, why)) = failure {
+            let _ = self.job.failure.set(failure);
+            self.partial.feed().fail(&why);
+            crate::log_limited!(warn, "blob {} failed: {why}", self.job.name);
+        }
+        self.fetcher.forget(&self.job);
+        let transfer = self.transfer(failure_text(self.job.failure.get()));
+        log::info!("{transfer}");
+        self.fetcher.remember(transfer);
+    }
+
+    /// Runs the job to its end: `None` if the blob is whole.
+    fn run(&mut self) -> Option<(Failure, String)> {
+        loop {
+            let look_at = match self.step() {
+                Ok(look_at) => look_at,
+                Err(failure) => return Some(failure),
+            };
+            match self.job.inbox.recv_until(look_at) {
+                Ok(Event::FillEnded { gauge, result }) => {
+                    if let Some(failure) = self.fill_ended(&gauge, result) {
+                        return Some(failure);
+                    }
+                }
+                Ok(Event::Judged(verdict)) => return self.judged(verdict),
+                Ok(Event::Cancel) => return Some((Failure::Sources, "given up".into())),
+                Err(_) => {}
+            }
+            if self.fetcher.is_stopping() {
+                return Some((Failure::Sources, "the program stops".into()));
+            }
+        }
+    }
+
+    /// Does what is due and says when to look again.
+    fn step(&mut self) -> Result<Time, (Failure, String)> {
+        let now = Time::now();
+        if self.partial.feed().is_complete() {
+            return Ok(now + limits::READER_PATIENCE);
+        }
+        let view = self.view(now)?;
+        match plan::next(&view) {
+            Step::Wait(until) => return Ok(until),
+            Step::Fill { steal } => self.start_fill(None, steal),
+            Step::Replace => self.replace_fill(now),
+            Step::GiveUp => {
+                let why = self.last_error.take().unwrap_or_else(|| "no source is left".into());
+                return Err((Failure::Sources, why));
+            }
+        }
+        Ok(now)
+    }
+
+    fn view(&mut self, now: Time) -> Result<View, (Failure, String)> {
+        let fill = match &self.fill {
+            Some(gauge) => FillView::Running { last_byte_at: gauge.last_byte_at() },
+            None => FillView::Idle {
+                failures: self.failures,
+                ended_at: self.ended_at,
+                found_nothing: self.found_nothing,
+                refused: self.refused,
+            },
+        };
+        let swarm = match &self.membership {
+            None => None,
+            Some(membership) => {
+                let progress = membership.progress();
+                if let Some(why) = progress.failed {
+                    return Err((Failure::Local, why));
+                }
+                let bytes = progress.bytes_from_peers.values().sum();
+                Some(SwarmView {
+                    joined_at: self.started_at,
+                    last_byte_at: progress.last_byte_at,
+                    rate: self.meter.rate(now, bytes),
+                })
+            }
+        };
+        let upstream_rate = self.fetcher.upstream_rate();
+        Ok(View { now, started_at: self.started_at, swarm, fill, upstream_rate })
+    }
+
+    fn start_fill(&mut self, begun: Option<Body>, steal: bool) {
+        let gauge = Arc::new(Gauge::new(Time::now()));
+        let fill = Fill {
+            upstream: self.fetcher.upstream(),
+            origin: self.job.origin(),
+            partial: Arc::clone(&self.partial),
+            gauge: Arc::clone(&gauge),
+        };
+        let swarm = self.metainfo.clone().zip(self.membership.clone());
+        let run = Run { from: self.wanted(), len_max: self.run_len, steal };
+        let events = self.job.events.clone();
+        let ended = Arc::clone(&gauge);
+        let spawned =
+            thread::spawn(format!("fill {}", self.job.name.short()), Role::Core, move || {
+                let result = match &swarm {
+                    Some((metainfo, membership)) => fill.pieces(membership, metainfo, &run),
+                    None => fill.gap(run.from, begun),
+                };
+                let _ = events.send(Event::FillEnded { gauge: ended, result });
+            });
+        match spawned {
+            Ok(handle) => {
+                self.fetcher.keep(handle);
+                self.fill = Some(gauge);
+            }
+            Err(error) => self.fill_failed(format!("no thread for the stream: {error}")),
+        }
+    }
+
+    /// The byte that is wanted most: the first missing one at the reader that waits for the earliest.
+    fn wanted(&self) -> u64 {
+        let feed = self.partial.feed();
+        let missing = feed.readers().into_iter().map(|at| feed.readable_from(at));
+        missing.min().unwrap_or_else(|| feed.prefix())
+    }
+
+    fn replace_fill(&mut self, now: Time) {
+        if let Some(gauge) = self.fill.take() {
+            gauge.leave();
+            self.settle(&gauge);
+        }
+        let why = format!("the upstream sent nothing for {:?}", limits::FILL_STALLED);
+        self.ended_at = Some(now);
+        self.fill_failed(why);
+    }
+
+    fn fill_failed(&mut self, why: String) {
+        self.failures += 1;
+        self.ended_at = Some(Time::now());
+        crate::log_limited!(warn, "blob {}: {why}", self.job.name);
+        self.last_error = Some(why);
+    }
+
+    /// Books what a stream brought.
+    fn settle(&mut self, gauge: &Gauge) {
+        self.upstream_bytes += gauge.bytes();
+        if gauge.bytes() > 0 {
+            self.failures = 0;
+        }
+        if let Some(rate) = gauge.rate() {
+            self.fetcher.saw_upstream_rate(rate);
+        }
+    }
+
+    fn fill_ended(
+        &mut self,
+        gauge: &Arc<Gauge>,
+        result: Result<FillEnd, FillError>,
+    ) -> Option<(Failure, String)> {
+        // A stream that was left is booked already.
+        if !self.fill.as_ref().is_some_and(|fill| Arc::ptr_eq(fill, gauge)) {
+            return None;
+        }
+        self.fill = None;
+        self.settle(gauge);
+        self.ended_at = Some(Time::now());
+        self.found_nothing = matches!(result, Ok(FillEnd::FoundNothing));
+        match result {
+            Ok(FillEnd::Done) => {
+                self.run_len = (self.run_len * 2).min(limits::FILL_RUN_LEN_MAX);
+            }
+            Ok(FillEnd::FoundNothing | FillEnd::Left) => {}
+            Err(FillError::Store(error)) => return Some((Failure::Local, error.to_string())),
+            Err(FillError::WrongPiece { piece, got }) => {
+                if self.wrong_piece == Some((piece, got)) {
+                    // Twice the same bytes: it is the catalog that is wrong, and with it every piece.
+                    self.distrust();
+                    let why = "the catalog's piece hashes are not the upstream's".into();
+                    return Some((Failure::WrongDigest, why));
+                }
+                self.wrong_piece = Some((piece, got));
+                self.fill_failed(FillError::WrongPiece { piece, got }.to_string());
+            }
+            Err(error) => {
+                self.refused = matches!(&error, FillError::Upstream(error) if is_final(error));
+                self.fill_failed(error.to_string());
+            }
+        }
+        None
+    }
+
+    fn judged(&mut self, verdict: Option<Verdict>) -> Option<(Failure, String)> {
+        match verdict {
+            Some(Verdict::Right(hashes)) => {
+                self.partial.feed().finish();
+                if let Err(error) = self.seal(hashes) {
+                    // The readers have their bytes; only the next one asks again.
+                    log::warn!("blob {} is not kept: {error}", self.job.name);
+                }
+                None
+            }
+            Some(Verdict::Wrong) => {
+                if self.membership.is_some() {
+                    figures::MISMATCHES_PEER.add(1);
+                    self.distrust();
+                } else {
+                    figures::MISMATCHES_UPSTREAM.add(1);
+                }
+                Some((Failure::WrongDigest, "the digest is wrong".into()))
+            }
+            Some(Verdict::Unreadable(error)) => Some((Failure::Local, error.to_string())),
+            None => Some((Failure::Sources, "ended from outside".into())),
+        }
+    }
+
+    /// Makes the blob one of the store's, and tells the catalog and the swarm.
+    fn seal(&mut self, hashes: Vec<Sha1Hash>) -> Result<(), StoreError> {
+        let known = self.metainfo.is_some();
+        let metainfo = match &self.metainfo {
+            Some(metainfo) => Arc::clone(metainfo),
+            None => {
+                let blob_len = self.partial.len().unwrap_or(0);
+                match Metainfo::of_blob(&self.job.name, blob_len, hashes) {
+                    Ok(metainfo) => Arc::new(metainfo),
+                    Err(error) => {
+                        log::error!("blob {}: {error}", self.job.name);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let blob = self.fetcher.store().seal(&self.partial, &metainfo)?;
+        match &self.membership {
+            Some(membership) => membership.became_whole(blob),
+            None => self.fetcher.seed(&blob),
+        }
+        if !known {
+            self.fetcher.catalog().publish(&self.job.name, metainfo.encode());
+        }
+        Ok(())
+    }
+
+    fn distrust(&self) {
+        if let Some(metainfo) = &self.metainfo {
+            self.fetcher.distrust(&self.job.name, metainfo);
+        }
+    }
+
+    fn transfer(&self, failure: Option<&'static str>) -> Transfer {
+        let peers = match &self.membership {
+            Some(membership) => membership.progress().bytes_from_peers,
+            None => BTreeMap::new(),
+        };
+        let running = self.fill.as_ref().map_or(0, |fill| fill.bytes());
+        Transfer {
+            name: self.job.name,
+            ended_unix: clock::unix_seconds(),
+            bytes: self.partial.len().unwrap_or_else(|| self.partial.feed().prefix()),
+            millis: u64::try_from(Time::now().since(self.started_at).as_millis()).unwrap_or(0),
+            upstream: self.upstream_bytes + running,
+            peers,
+            failure,
+        }
+    }
+}
+
+fn failure_text(failure: Option<&Failure>) -> Option<&'static str> {
+    failure.map(|failure| match failure {
+        Failure::Local => "the local disk failed",
+        Failure::WrongDigest => "wrong digest",
+        Failure::Sources => "no source was left",
+    })
+}
+
+/// Whether asking again would bring the same answer.
+fn is_final(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Status(answer) => {
+            (400..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429)
+        }
+        _ => false,
+    }
+}
+
+/// A rate over spans of [`limits::NO_PROGRESS`].
+struct Meter {
+    since: Time,
+    bytes: u64,
+    rate: u64,
+}
+
+impl Meter {
+    /// Until the first span is over, nothing is slow.
+    fn new(now: Time) -> Meter {
+        Meter { since: now, bytes: 0, rate: u64::MAX }
+    }
+
+    fn rate(&mut self, now: Time, bytes: u64) -> u64 {
+        let span = now.since(self.since);
+        if span >= limits::NO_PROGRESS {
+            let grown = u128::from(bytes.saturating_sub(self.bytes)) * 1000;
+            self.rate = u64::try_from(grown / span.as_millis().max(1)).unwrap_or(u64::MAX);
+            (self.since, self.bytes) = (now, bytes);
+        }
+        self.rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_meter_judges_only_whole_spans() {
+        let at = |secs| Time::ZERO + Duration::from_secs(secs);
+        let mut meter = Meter::new(at(0));
+        assert_eq!(meter.rate(at(1), 10), u64::MAX);
+        assert_eq!(meter.rate(at(2), 4000), 2000);
+        assert_eq!(meter.rate(at(3), 4000), 2000);
+        assert_eq!(meter.rate(at(4), 4000), 0);
+    }
+}

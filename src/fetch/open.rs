@@ -1,0 +1,344 @@
+//! From a request to a reader: store, running job, catalog and swarm, upstream, in this order.
+
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::blame::Blame;
+use crate::base::clock::Time;
+use crate::base::figures;
+use crate::fetch::job::{Conductor, Job, Start};
+use crate::fetch::reader::{Arriving, Passing, Source};
+use crate::fetch::{Fetcher, Reader, plan};
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::http1::{ByteRange, RangeAnswer};
+use crate::proto::metainfo::Metainfo;
+use crate::store::Partial;
+use crate::upstream::{Body, Origin, UpstreamError};
+
+/// A request for one blob.
+#[derive(Clone, Debug)]
+pub struct BlobRequest {
+    /// Which blob.
+    pub name: BlobName,
+    /// Where it really lives, with the headers that may be forwarded.
+    pub origin: Origin,
+    /// The part that is wanted; `None`: all of it.
+    pub range: Option<ByteRange>,
+}
+
+/// Why a request gets no reader.
+#[derive(Debug)]
+pub enum FetchError {
+    /// The upstream refused it, or could not be asked.
+    Upstream(UpstreamError),
+    /// The range lies outside of the blob, which has this length.
+    Unsatisfiable(u64),
+    /// This host cannot serve it now.
+    Local(String),
+}
+
+impl FetchError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            FetchError::Upstream(_) => Blame::Upstream,
+            FetchError::Unsatisfiable(_) => Blame::Client,
+            FetchError::Local(_) => Blame::Local,
+        }
+    }
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FetchError::Upstream(error) => write!(f, "{error}"),
+            FetchError::Unsatisfiable(len) => write!(f, "the range lies outside of {len} bytes"),
+            FetchError::Local(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+/// The part of a request in the table of jobs.
+enum Seat {
+    /// This request leads the job.
+    Leader(Leadership),
+    /// Another does.
+    Follower(Arc<Job>),
+    /// There are too many jobs.
+    Standing,
+}
+
+/// Ends the job if its leader leaves before it is open, by error or panic.
+struct Leadership {
+    fetcher: Arc<Fetcher>,
+    job: Arc<Job>,
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        if self.job.close_if_opening() {
+            self.fetcher.forget(&self.job);
+        }
+    }
+}
+
+impl Fetcher {
+    /// Opens a reader for `request`, waiting until the first bytes are certain to be on their way.
+    ///
+    /// # Errors
+    /// [`FetchError`]: nothing has been sent, the client can be told.
+    pub fn open(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
+        loop {
+            if let Some(reader) = self.from_store(request)? {
+                return Ok(reader);
+            }
+            if self.is_stopping() {
+                return Err(FetchError::Local("the program stops".into()));
+            }
+            match self.seat(request) {
+                Seat::Leader(leadership) => return self.lead(request, &leadership),
+                Seat::Follower(job) => {
+                    // The leader's failure may be its own, such as its credential: then ask anew.
+                    if let Some(partial) = job.opened() {
+                        return self.join(request, &job, &partial);
+                    }
+                }
+                Seat::Standing => return self.pass(request),
+            }
+        }
+    }
+
+    /// The blob's length, if this host has it whole and the upstream would serve this request.
+    ///
+    /// # Errors
+    /// As [`Fetcher::open`].
+    pub fn stat(&self, request: &BlobRequest) -> Result<Option<u64>, FetchError> {
+        let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
+        self.authorise(request)?;
+        Ok(Some(blob.len()))
+    }
+
+    fn from_store(&self, request: &BlobRequest) -> Result<Option<Reader>, FetchError> {
+        let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
+        self.authorise(request)?;
+        let (at, end) = cut(request.range, blob.len())?;
+        let total = Some(blob.len());
+        figures::REQUESTS_HIT.add(1);
+        let source = Source::Stored(blob);
+        Ok(Some(Reader { name: request.name, source, total, at, end: Some(end) }))
+    }
+
+    fn seat(self: &Arc<Self>, request: &BlobRequest) -> Seat {
+        let mut jobs = self.jobs.lock();
+        let full = jobs.len() >= limits::JOBS_MAX;
+        match jobs.entry(request.name) {
+            Entry::Occupied(job) => Seat::Follower(Arc::clone(job.get())),
+            Entry::Vacant(_) if full => Seat::Standing,
+            Entry::Vacant(vacant) => {
+                let job = Arc::new(Job::new(request.name, request.origin.clone()));
+                vacant.insert(Arc::clone(&job));
+                Seat::Leader(Leadership { fetcher: Arc::clone(self), job })
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        request: &BlobRequest,
+        job: &Arc<Job>,
+        partial: &Arc<Partial>,
+    ) -> Result<Reader, FetchError> {
+        self.authorise(request)?;
+        job.set_origin(&request.origin);
+        let in_swarm = job.is_in_swarm();
+        if in_swarm { &figures::REQUESTS_SWARM } else { &figures::REQUESTS_UPSTREAM }.add(1);
+        self.reader(request, job, partial)
+    }
+
+    fn reader(
+        &self,
+        request: &BlobRequest,
+        job: &Arc<Job>,
+        partial: &Arc<Partial>,
+    ) -> Result<Reader, FetchError> {
+        let total = partial.len();
+        // Without a length no range can be answered; the whole body is a right answer to any.
+        let (at, end) = match total {
+            Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
+            None => (0, None),
+        };
+        let arriving = Arriving {
+            job: Arc::clone(job),
+            partial: Arc::clone(partial),
+            ticket: partial.feed().reader(at),
+            upstream: self.upstream(),
+            told: at,
+        };
+        job.readers_moved();
+        Ok(Reader { name: request.name, source: Source::Arriving(arriving), total, at, end })
+    }
+
+    fn lead(
+        self: &Arc<Self>,
+        request: &BlobRequest,
+        leadership: &Leadership,
+    ) -> Result<Reader, FetchError> {
+        // The job before this one may have ended between the look into the store and the seat.
+        if let Some(reader) = self.from_store(request)? {
+            return Ok(reader);
+        }
+        if let Some(metainfo) = self.catalogued(&request.name)
+            && let Some(partial) = self.open_swarm(&leadership.job, metainfo)
+        {
+            // The pieces are on their way while the upstream is asked.
+            if let Err(error) = self.authorise(request) {
+                leadership.job.cancel();
+                return Err(error);
+            }
+            figures::REQUESTS_SWARM.add(1);
+            return self.reader(request, &leadership.job, &partial);
+        }
+        figures::REQUESTS_UPSTREAM.add(1);
+        self.lead_from_upstream(request, &leadership.job)
+    }
+
+    /// The metainfo that the catalog has for `name`, if it is what we would have made ourselves.
+    fn catalogued(&self, name: &BlobName) -> Option<Arc<Metainfo>> {
+        let deadline = Time::now() + limits::CATALOG_LOOKUP;
+        let torrent = self.catalog().lookup(name, deadline).ok()??;
+        match Metainfo::decode(&torrent) {
+            Ok(metainfo) if !metainfo.is_of(name) => {
+                crate::log_limited!(warn, "blob {name}: the catalog's entry is of another blob");
+                None
+            }
+            Ok(metainfo) if self.is_distrusted(name, &metainfo) => None,
+            Ok(metainfo) => Some(Arc::new(metainfo)),
+            Err(error) => {
+                crate::log_limited!(
+                    warn,
+                    "blob {name}: the catalog's entry is no torrent: {error}"
+                );
+                None
+            }
+        }
+    }
+
+    /// Starts the job in its swarm. `None`: it cannot be kept here, and is passed through.
+    fn open_swarm(self: &Arc<Self>, job: &Arc<Job>, known: Arc<Metainfo>) -> Option<Arc<Partial>> {
+        let partial = self.begin(&job.name(), Some(known.geometry().blob_len()))?;
+        let joined = self.engine().join(Arc::clone(&known), Arc::clone(&partial));
+        let membership = Arc::new(joined.ok()?);
+        let start = Start::Swarm(known, membership);
+        Conductor::start(self, job, &partial, start).ok()?;
+        Some(partial)
+    }
+
+    fn begin(&self, name: &BlobName, len: Option<u64>) -> Option<Arc<Partial>> {
+        match self.store().begin(name, len) {
+            Ok(partial) => Some(partial),
+            Err(error) => {
+                crate::log_limited!(warn, "blob {name} is passed through, not kept: {error}");
+                None
+            }
+        }
+    }
+
+    fn lead_from_upstream(
+        self: &Arc<Self>,
+        request: &BlobRequest,
+        job: &Arc<Job>,
+    ) -> Result<Reader, FetchError> {
+        let Some((first, last)) = start_of(request.range) else { return self.pass(request) };
+        if !plan::worth_a_job(first, last) {
+            return self.pass(request);
+        }
+        let body = self.upstream().blob(&request.origin, first, None);
+        let body = body.map_err(FetchError::Upstream)?;
+        self.granted(request);
+        // An empty blob has no pieces and needs no store.
+        let kept = match body.total {
+            Some(0) => None,
+            total => self.begin(&request.name, total),
+        };
+        let Some(partial) = kept else { return passing(request, body) };
+        let start = Start::Upstream(body);
+        Conductor::start(self, job, &partial, start)
+            .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
+        self.reader(request, job, &partial)
+    }
+
+    /// Passes one answer of the upstream through, past the disk.
+    fn pass(&self, request: &BlobRequest) -> Result<Reader, FetchError> {
+        let upstream = self.upstream();
+        let (first, end) = match request.range {
+            None => (0, None),
+            Some(ByteRange::From { first, last }) => {
+                (first, last.map(|last| last.saturating_add(1)))
+            }
+            Some(ByteRange::Suffix(len)) => {
+                let head = upstream.head(&request.origin).map_err(FetchError::Upstream)?;
+                let total = head.headers.text("content-length").and_then(|text| text.parse().ok());
+                match total.map(|total: u64| cut(Some(ByteRange::Suffix(len)), total)) {
+                    Some(cut) => cut.map(|(at, end)| (at, Some(end)))?,
+                    None => (0, None),
+                }
+            }
+        };
+        let body = upstream.blob(&request.origin, first, end).map_err(FetchError::Upstream)?;
+        self.granted(request);
+        passing(request, body)
+    }
+}
+
+/// The first and the last byte of a request on a miss, before the length is known; `None`: a range of
+/// the last bytes, which only the upstream can resolve.
+fn start_of(range: Option<ByteRange>) -> Option<(u64, Option<u64>)> {
+    match range {
+        None => Some((0, None)),
+        Some(ByteRange::From { first, last }) => Some((first, last)),
+        Some(ByteRange::Suffix(_)) => None,
+    }
+}
+
+/// A reader of `body`, which is checked on the way if it is all of the blob.
+fn passing(request: &BlobRequest, body: Body) -> Result<Reader, FetchError> {
+    let total = body.total;
+    let (at, end) = match total {
+        Some(0) | None => (0, None),
+        Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
+    };
+    let whole = at == 0 && body.offset == 0 && (end.is_none() || end == total);
+    let passing =
+        if whole { Passing::checked(body, &request.name) } else { Passing::new(body, at) };
+    let source = Source::Passing(Box::new(passing));
+    Ok(Reader { name: request.name, source, total, at, end })
+}
+
+/// The first byte and the byte after the last of `range` in a blob of `len` bytes.
+fn cut(range: Option<ByteRange>, len: u64) -> Result<(u64, u64), FetchError> {
+    match range.map(|range| range.resolve(len)) {
+        None | Some(RangeAnswer::Whole) => Ok((0, len)),
+        Some(RangeAnswer::Part(first, last)) => Ok((first, last.saturating_add(1))),
+        Some(RangeAnswer::Unsatisfiable) => Err(FetchError::Unsatisfiable(len)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_to_the_blob() {
+        let from = |first, last| Some(ByteRange::From { first, last });
+        assert_eq!(cut(None, 10).unwrap(), (0, 10));
+        assert_eq!(cut(from(3, None), 10).unwrap(), (3, 10));
+        assert_eq!(cut(from(3, Some(99)), 10).unwrap(), (3, 10));
+        assert_eq!(cut(Some(ByteRange::Suffix(4)), 10).unwrap(), (6, 10));
+        assert!(matches!(cut(from(10, None), 10), Err(FetchError::Unsatisfiable(10))));
+    }
+}

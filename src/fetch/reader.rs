@@ -1,0 +1,285 @@
+//! What one request reads: a stored blob, a blob on its way, or a response passed through.
+//!
+//! **Invariant:** of a body that starts at the first byte and goes to the last, the last
+//! [`limits::HELD_BACK_LEN`] bytes leave only after the digest was found right.
+
+use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
+
+use crate::base::clock::Time;
+use crate::base::figures;
+use crate::base::hash::ContentHasher;
+use crate::fetch::job::Job;
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::store::{Blob, Partial, ReaderTicket, Wait};
+use crate::upstream::{Body, Upstream, UpstreamError};
+
+/// The bytes of one answer, in order.
+pub struct Reader {
+    pub(super) name: BlobName,
+    pub(super) source: Source,
+    /// Length of the whole blob, if it is known.
+    pub(super) total: Option<u64>,
+    /// The next byte to hand out.
+    pub(super) at: u64,
+    /// The byte after the last to hand out; `None`: to the end, wherever that is.
+    pub(super) end: Option<u64>,
+}
+
+/// Where the bytes come from.
+pub(super) enum Source {
+    /// The store has it.
+    Stored(Arc<Blob>),
+    /// It is on its way.
+    Arriving(Arriving),
+    /// From upstream to the client, past the disk.
+    Passing(Box<Passing>),
+}
+
+/// The next bytes.
+#[derive(Debug)]
+pub enum Chunk<'a> {
+    /// A span of a file.
+    File {
+        /// The file.
+        file: &'a File,
+        /// Where the span starts.
+        offset: u64,
+        /// How long it is.
+        len: u64,
+    },
+    /// Bytes in memory.
+    Bytes(&'a [u8]),
+    /// That was all.
+    End,
+}
+
+/// Why the bytes end before their time. The response is to be cut, never ended cleanly.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The bytes are not those that the name promises.
+    WrongDigest,
+    /// No source could go on.
+    Failed(Arc<str>),
+    /// The upstream broke while passed through.
+    Upstream(UpstreamError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::WrongDigest => f.write_str("the bytes do not have the digest asked for"),
+            ReadError::Failed(reason) => f.write_str(reason),
+            ReadError::Upstream(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl Reader {
+    /// The blob's whole length, if it is known.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// The first byte of this answer that was not handed out yet.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.at
+    }
+
+    /// The byte after this answer's last; `None`: not known yet.
+    #[must_use]
+    pub fn end(&self) -> Option<u64> {
+        self.end.or(self.total)
+    }
+
+    /// Where the bytes come from, in one word for logs and headers.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        match &self.source {
+            Source::Stored(_) => "store",
+            Source::Arriving(arriving) if arriving.job.is_in_swarm() => "swarm",
+            Source::Arriving(_) | Source::Passing(_) => "upstream",
+        }
+    }
+
+    /// The next bytes, at most `len_max` of them, waiting for them to come.
+    ///
+    /// # Errors
+    /// If they will not come, or are not to be given out.
+    pub fn next(&mut self, len_max: u64) -> Result<Chunk<'_>, ReadError> {
+        if self.end() == Some(self.at) {
+            return Ok(Chunk::End);
+        }
+        let releasable = self.releasable()?;
+        let offset = self.at;
+        let wanted = len_max.min(releasable - offset);
+        match &mut self.source {
+            Source::Stored(blob) => {
+                self.at += wanted;
+                Ok(Chunk::File { file: blob.file(), offset, len: wanted })
+            }
+            Source::Arriving(_) if wanted == 0 => Ok(Chunk::End),
+            Source::Arriving(arriving) => {
+                let len = wanted;
+                self.at += len;
+                arriving.advance(self.at);
+                Ok(Chunk::File { file: arriving.partial.file(), offset, len })
+            }
+            Source::Passing(passing) => {
+                let bytes = passing.next(&self.name, wanted)?;
+                self.at += bytes.len() as u64;
+                Ok(if bytes.is_empty() { Chunk::End } else { Chunk::Bytes(bytes) })
+            }
+        }
+    }
+
+    /// The byte after the last that may leave now, waiting until there is one.
+    fn releasable(&mut self) -> Result<u64, ReadError> {
+        if let Source::Arriving(arriving) = &mut self.source {
+            if let Some(releasable) = arriving.wait(self.at, self.end)? {
+                return Ok(releasable);
+            }
+            // Our own disk has failed the job: that is no reason to fail a reader.
+            let origin = arriving.job.origin();
+            let body = arriving.upstream.blob(&origin, self.at, self.end);
+            let body = body.map_err(ReadError::Upstream)?;
+            self.source = Source::Passing(Box::new(Passing::new(body, self.at)));
+        }
+        Ok(self.end().unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reader of {} from {} at {}", self.name, self.source(), self.at)
+    }
+}
+
+/// A reader's place in a job.
+pub(super) struct Arriving {
+    pub(super) job: Arc<Job>,
+    pub(super) partial: Arc<Partial>,
+    pub(super) ticket: ReaderTicket,
+    pub(super) upstream: Arc<Upstream>,
+    /// How far the swarm was told that this reader is.
+    pub(super) told: u64,
+}
+
+impl Arriving {
+    /// Waits for bytes at `at` that may be given out and says where they end; `at` itself: that was
+    /// all. `None`: our own disk has failed.
+    fn wait(&mut self, at: u64, end: Option<u64>) -> Result<Option<u64>, ReadError> {
+        let deadline = Time::now() + limits::READER_PATIENCE;
+        let feed = self.partial.feed();
+        let mut wait_at = at;
+        loop {
+            match feed.wait(wait_at, deadline) {
+                Wait::Ready { end: readable } => {
+                    let limit = self.releasable(readable, end);
+                    if limit > at {
+                        return Ok(Some(limit));
+                    }
+                    // All that is readable is held back: wait for what comes after it, or the verdict.
+                    wait_at = readable;
+                }
+                Wait::Whole => return Ok(Some(end.or(self.partial.len()).unwrap_or(at))),
+                Wait::Failed(_) if self.job.failed_locally() => return Ok(None),
+                Wait::Failed(_) if self.job.is_wrong() => return Err(ReadError::WrongDigest),
+                Wait::Failed(reason) => return Err(ReadError::Failed(reason)),
+                Wait::TimedOut => return Err(ReadError::Failed("no byte came in time".into())),
+            }
+        }
+    }
+
+    /// How much of what is readable may leave before the verdict. A range that ends before the part
+    /// held back is not held back: it is no whole body.
+    fn releasable(&self, readable: u64, end: Option<u64>) -> u64 {
+        match (self.partial.len(), end) {
+            (Some(len), Some(end)) if end + limits::HELD_BACK_LEN <= len => readable.min(end),
+            (Some(len), _) => readable.min(len.saturating_sub(limits::HELD_BACK_LEN)),
+            (None, _) => readable.saturating_sub(limits::HELD_BACK_LEN),
+        }
+    }
+
+    fn advance(&mut self, at: u64) {
+        self.ticket.advance(at);
+        // The swarm thinks in pieces; it is told when the reader has come a good part of one further.
+        if at - self.told >= u64::from(limits::PIECE_LEN_MIN) {
+            self.told = at;
+            self.job.readers_moved();
+        }
+    }
+}
+
+/// A response on its way from upstream to the client, past the disk. A whole one is hashed on the way,
+/// and its last part held back until the digest is right.
+pub(super) struct Passing {
+    body: Body,
+    /// Bytes of the body before the first wanted one: the upstream ignored the Range.
+    skip: u64,
+    hasher: Option<ContentHasher>,
+    /// The part in hand, and the part that waits for the verdict.
+    current: Vec<u8>,
+    held: Vec<u8>,
+    ended: bool,
+}
+
+impl Passing {
+    /// Passes `body` through from byte `at` on, unhashed.
+    pub(super) fn new(body: Body, at: u64) -> Passing {
+        let skip = at.saturating_sub(body.offset);
+        Passing { body, skip, hasher: None, current: Vec::new(), held: Vec::new(), ended: false }
+    }
+
+    /// Passes the whole of `body` through and checks it against the name.
+    pub(super) fn checked(body: Body, name: &BlobName) -> Passing {
+        let hasher = Some(ContentHasher::new(name.digest().algorithm()));
+        Passing { hasher, ..Passing::new(body, 0) }
+    }
+
+    fn next(&mut self, name: &BlobName, len_max: u64) -> Result<&[u8], ReadError> {
+        if self.hasher.is_none() {
+            self.current = self.read(len_max)?;
+            return Ok(&self.current);
+        }
+        // One part behind: a part leaves when the next has come, the last when the digest is right.
+        while !self.ended {
+            let part = self.read(limits::COPY_LEN as u64)?;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&part);
+            }
+            self.ended = part.is_empty();
+            self.current = std::mem::replace(&mut self.held, part);
+            if !self.current.is_empty() && !self.ended {
+                return Ok(&self.current);
+            }
+        }
+        let hasher = self.hasher.take();
+        if hasher.is_none_or(|hasher| hasher.finish() != name.digest().value()) {
+            figures::MISMATCHES_UPSTREAM.add(1);
+            return Err(ReadError::WrongDigest);
+        }
+        Ok(&self.current)
+    }
+
+    fn read(&mut self, len_max: u64) -> Result<Vec<u8>, ReadError> {
+        loop {
+            let mut part = vec![0; usize::try_from(len_max).unwrap_or(0).min(limits::COPY_LEN)];
+            let len = self.body.read(&mut part).map_err(ReadError::Upstream)?;
+            figures::BYTES_FROM_UPSTREAM.add(len as u64);
+            part.truncate(len);
+            let skipped = usize::try_from(self.skip).unwrap_or(len).min(len);
+            self.skip -= skipped as u64;
+            part.drain(..skipped);
+            if !part.is_empty() || len == 0 {
+                return Ok(part);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Requests that pass through: manifests, tags, tokens, uploads, and all that proxy clients fetch.
+//!
+//! Status, headers, body and challenges are the upstream's own; only what concerns one connection is
+//! not passed on. Nothing is cached: a tag's manifest depends on `Accept`, and may change.
+
+use std::io::{self, Read as _};
+
+use crate::base::figures;
+use crate::fetch::FetchError;
+use crate::http::{Front, fail};
+use crate::limits;
+use crate::net::serve::{Exchange, ExchangeError};
+use crate::proto::http1::{BodyLen, Method, Url};
+use crate::upstream::Relayed;
+
+/// Sends the request to `url` and its answer to the client.
+pub(super) fn serve(
+    front: &Front,
+    exchange: &mut Exchange<'_>,
+    url: Url,
+) -> Result<(), ExchangeError> {
+    let method = exchange.head().method.clone();
+    let origin = front.origin(url, &exchange.head().headers);
+    let len = exchange.body_len();
+    let answer = if len == BodyLen::None {
+        front.upstream.relay(&method, &origin.url, &origin.headers, None)
+    } else {
+        let mut body = exchange.body();
+        front.upstream.relay(&method, &origin.url, &origin.headers, Some((&mut body, len)))
+    };
+    match answer {
+        Ok(relayed) => answer_with(exchange, &method, relayed),
+        Err(error) => {
+            figures::RELAYED_FAILED.add(1);
+            fail(exchange, &FetchError::Upstream(error))
+        }
+    }
+}
+
+fn answer_with(
+    exchange: &mut Exchange<'_>,
+    method: &Method,
+    mut relayed: Relayed,
+) -> Result<(), ExchangeError> {
+    let mut headers = relayed.headers;
+    headers.remove("Content-Length");
+    exchange.start(relayed.status, &headers, relayed.len)?;
+    if *method != Method::Head && relayed.len != BodyLen::None {
+        let mut buf = vec![0; limits::COPY_LEN];
+        loop {
+            match relayed.body.read(&mut buf) {
+                Ok(0) => break,
+                Ok(len) => exchange.send(&buf[..len])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    figures::RELAYED_FAILED.add(1);
+                    crate::log_limited!(warn, "a relayed response is cut: {error}");
+                    return Err(ExchangeError::Cut(error.to_string()));
+                }
+            }
+        }
+    }
+    figures::RELAYED_OK.add(1);
+    exchange.finish()
+}

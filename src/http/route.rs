@@ -1,0 +1,166 @@
+//! What a request asks for, by its head alone. Pure.
+
+use crate::proto::blob::BlobName;
+use crate::proto::http1::{Headers, Method, RequestHead, Target, Url};
+use crate::proto::oci::{self, OciPath};
+
+/// What is to be done with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET` or `HEAD` of a blob: from wherever it is.
+    Blob {
+        /// Which.
+        name: BlobName,
+        /// Where it really lives.
+        url: Url,
+    },
+    /// Anything else that has a URL: passed through.
+    Relay {
+        /// Where it goes.
+        url: Url,
+    },
+    /// `CONNECT`.
+    Tunnel {
+        /// To which host.
+        host: String,
+        /// To which port.
+        port: u16,
+    },
+    /// An answer of our own.
+    Refuse {
+        /// Its status.
+        status: u16,
+        /// Why, for the client.
+        message: &'static str,
+    },
+}
+
+/// Routes a request. Paths are `registry`'s, whole URLs are what they say. `alias` is our name in `Via`:
+/// a request that has passed here before is refused.
+#[must_use]
+pub fn route(head: &RequestHead, registry: &Url, alias: &str) -> Route {
+    if has_passed(&head.headers, alias) {
+        return Route::Refuse { status: 508, message: "the request has passed this proxy before" };
+    }
+    let url = match &head.target {
+        Target::Authority { host, port } => {
+            return Route::Tunnel { host: host.clone(), port: *port };
+        }
+        Target::Asterisk => {
+            return Route::Refuse {
+                status: 405,
+                message: "this method is not for the proxy itself",
+            };
+        }
+        Target::Absolute(url) => url.clone(),
+        Target::Origin(target) => Url { target: target.clone(), ..registry.clone() },
+    };
+    let content = oci::parse(url.path());
+    let url = if url.path().starts_with("/v2/") { without_namespace(url) } else { url };
+    match (&head.method, content) {
+        (Method::Get | Method::Head, OciPath::Blob { digest, .. }) => {
+            Route::Blob { name: BlobName::of_digest(digest), url }
+        }
+        _ => Route::Relay { url },
+    }
+}
+
+fn has_passed(headers: &Headers, alias: &str) -> bool {
+    headers.get_all("via").any(|via| {
+        let via = String::from_utf8_lossy(via);
+        via.split(',').any(|hop| hop.split_whitespace().nth(1) == Some(alias))
+    })
+}
+
+/// containerd tells a mirror with `ns=` which registry it means; registries and the storage behind them
+/// answer such a URL with errors (OCI distribution specification, "Registry Proxying").
+fn without_namespace(mut url: Url) -> Url {
+    let Some((path, query)) = url.target.split_once('?') else { return url };
+    let is_kept = |part: &&str| part.split('=').next() != Some("ns");
+    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
+    url.target =
+        if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALIAS: &str = "torrent-cache-1";
+
+    fn routed(line: &str, fields: &str) -> Route {
+        let text = format!("{line} HTTP/1.1\r\nHost: mirror:8888\r\n{fields}\r\n");
+        let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
+        route(&head, &Url::parse("https://registry.example").unwrap(), ALIAS)
+    }
+
+    fn relay(url: &str) -> Route {
+        Route::Relay { url: Url::parse(url).unwrap() }
+    }
+
+    fn digest() -> String {
+        format!("sha256:{}", "ab".repeat(32))
+    }
+
+    fn blob(url: &str) -> Route {
+        let name = BlobName::parse(&digest()).unwrap();
+        Route::Blob { name, url: Url::parse(url).unwrap() }
+    }
+
+    #[test]
+    fn paths_are_the_registrys() {
+        let path = format!("/v2/library/a/blobs/{}", digest());
+        let url = format!("https://registry.example{path}");
+        assert_eq!(routed(&format!("GET {path}"), ""), blob(&url));
+        assert_eq!(routed(&format!("HEAD {path}"), ""), blob(&url));
+        assert_eq!(routed(&format!("DELETE {path}"), ""), relay(&url));
+        assert_eq!(routed("GET /v2/", ""), relay("https://registry.example/v2/"));
+        assert_eq!(
+            routed("GET /v2/a/manifests/latest", ""),
+            relay("https://registry.example/v2/a/manifests/latest")
+        );
+    }
+
+    #[test]
+    fn whole_urls_are_what_they_say() {
+        let url = format!("http://other.example:5000/v2/a/blobs/{}", digest());
+        assert_eq!(routed(&format!("GET {url}"), ""), blob(&url));
+        assert_eq!(routed("GET http://other.example/repo/config", ""), {
+            relay("http://other.example/repo/config")
+        });
+        let tunnel = Route::Tunnel { host: "other.example".into(), port: 443 };
+        let text = "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n";
+        let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(route(&head, &Url::parse("http://r").unwrap(), ALIAS), tunnel);
+    }
+
+    #[test]
+    fn the_namespace_goes_no_further() {
+        let path = format!("/v2/a/blobs/{}", digest());
+        let url = |query: &str| format!("https://registry.example{path}{query}");
+        assert_eq!(routed(&format!("GET {path}?ns=docker.io"), ""), blob(&url("")));
+        assert_eq!(routed(&format!("GET {path}?x=1&ns=r%3A5000&y"), ""), blob(&url("?x=1&y")));
+        assert_eq!(routed("GET /repo/x?ns=1", ""), relay("https://registry.example/repo/x?ns=1"));
+    }
+
+    #[test]
+    fn paths_that_only_look_like_a_blob_are_not_one() {
+        for path in [
+            format!("/v2/a/%2e%2e/blobs/{}", digest()),
+            format!("/v2/a/../blobs/{}", digest()),
+            format!("/v2/a/blobs/{}", digest().to_uppercase()),
+            format!("/v2/a/blobs/{}0", digest()),
+            format!("//v2/a/blobs/{}", digest()),
+        ] {
+            assert!(!matches!(routed(&format!("GET {path}"), ""), Route::Blob { .. }), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_comes_back_is_refused() {
+        let passed = routed("GET /v2/", "Via: 1.1 a, 1.1 torrent-cache-1\r\n");
+        assert!(matches!(passed, Route::Refuse { status: 508, .. }));
+        assert!(matches!(routed("GET /v2/", "Via: 1.1 torrent-cache-2\r\n"), Route::Relay { .. }));
+    }
+}
