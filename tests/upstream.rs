@@ -3,15 +3,19 @@
 mod support;
 
 use std::io::{self, Cursor, Read, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use support::image::Image;
 use support::origin::{Origin, Request, Step, answer, part, redirect, whole};
 use support::registry::Registry;
 use support::{PATIENCE, skopeo};
 use torrent_cache::base::blame::Blame;
 use torrent_cache::limits;
-use torrent_cache::net::tls::Roots;
+use torrent_cache::net::tls::{self, Roots};
 use torrent_cache::proto::http1::{BodyLen, Headers, Method, Url};
 use torrent_cache::upstream::{self, Body, HostRule, Upstream, UpstreamConfig, UpstreamError};
 
@@ -528,6 +532,33 @@ fn a_client_that_breaks_its_own_body_is_to_blame() {
     let error =
         upstream().relay(&Method::Put, &origin.url("/"), &Headers::new(), body).unwrap_err();
     assert_eq!(error.blame(), Blame::Client, "{error:?}");
+}
+
+#[test]
+fn only_a_trusted_certificate_is_talked_to() {
+    let dir = support::temp_dir();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let server = tls::server_config(&cert, &key, &[]).unwrap();
+    let listener = TcpListener::bind(support::loopback(0)).unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let serving = std::thread::spawn(move || {
+        // One who does not trust us, then one who does.
+        for stream in listener.incoming().take(2) {
+            let connection = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            if stream.read(&mut [0; 4096]).is_ok() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").unwrap();
+            }
+        }
+    });
+    let origin = at(Url::parse(&url).unwrap());
+    let result = upstream().blob(&origin, 0, None);
+    assert!(matches!(result, Err(UpstreamError::Tls(_))), "{result:?}");
+    let certificate = CertificateDer::from_pem_file(&cert).unwrap();
+    let trusting = UpstreamConfig { roots: Roots::Certificates(vec![certificate]), ..config() };
+    let mut body = Upstream::new(trusting).blob(&origin, 0, None).unwrap();
+    assert_eq!(read_all(&mut body).unwrap(), b"x");
+    serving.join().unwrap();
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! The HTTP client: `ureq` agents with every guard that its defaults lack.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::limits;
+use crate::net::resolve::Resolver;
 use crate::net::tls::{self, Roots};
 
 /// How long an idle connection to a server is kept.
@@ -72,9 +75,16 @@ impl AgentConfig {
 
 /// Makes an agent. It never uses a proxy of the environment, which might be ourselves, follows no
 /// redirect, treats no status as an error, adds no `User-Agent` or `Accept`, and asks for bodies as
-/// they are. Every wait has a bound.
+/// they are. Every wait has a bound. It connects to any address.
 #[must_use]
 pub fn agent(config: &AgentConfig) -> Agent {
+    agent_with(config, Resolver::new(Arc::new(|_, _, _| true)))
+}
+
+/// As [`agent`], but connects only where `resolver` says. (ureq's own resolver starts a thread for
+/// each request that has a deadline.)
+#[must_use]
+pub fn agent_with(config: &AgentConfig, resolver: Resolver) -> Agent {
     let roots = match &config.roots {
         Roots::BuiltIn => RootCerts::WebPki,
         Roots::Certificates(all) => {
@@ -86,7 +96,7 @@ pub fn agent(config: &AgentConfig) -> Agent {
         .unversioned_rustls_crypto_provider(tls::provider())
         .root_certs(roots)
         .build();
-    Agent::config_builder()
+    let guarded = Agent::config_builder()
         .proxy(None)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -108,6 +118,6 @@ pub fn agent(config: &AgentConfig) -> Agent {
         .max_idle_connections(config.idle)
         .max_idle_connections_per_host(config.idle_per_host)
         .max_idle_age(IDLE)
-        .build()
-        .new_agent()
+        .build();
+    Agent::with_parts(guarded, DefaultConnector::default(), resolver)
 }

@@ -18,13 +18,12 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, SendBody, http};
 
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::limits;
-use crate::net::agent::{AgentConfig, agent};
+use crate::net::agent::{AgentConfig, agent_with};
 use crate::net::resolve::Resolver;
 use crate::net::tcp;
 use crate::net::tls::Roots;
@@ -109,8 +108,7 @@ impl Upstream {
             Resolver::new(Arc::new(move |host, port, ip| check.may_connect(host, port, ip)));
         let budgets = AgentConfig::for_upstreams(config.roots);
         let budgets = AgentConfig { first_byte: patience, read: patience, ..budgets };
-        let guarded = agent(&budgets).config().clone();
-        let agent = Agent::with_parts(guarded, DefaultConnector::default(), resolver.clone());
+        let agent = agent_with(&budgets, resolver.clone());
         Upstream { agent, resolver, guard }
     }
 
