@@ -125,7 +125,8 @@ fn serve(
         admin.local_addr()
     );
     stop.wait();
-    let deadline = Time::now() + limits::STOP;
+    // Half of the time: a frozen etcd is killed while there is time left to say so.
+    let deadline = Time::now() + limits::STOP / 2;
     tracker.stop(deadline);
     if let Some(etcd) = etcd {
         etcd.stop(deadline);
