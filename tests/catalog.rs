@@ -5,6 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::etcd::Etcd;
+use support::origin::{Origin, Step, answer, whole};
 use support::wait_for;
 use torrent_cache::base::clock::Time;
 use torrent_cache::catalog::etcd::Client;
@@ -45,7 +46,7 @@ fn what_is_published_is_found_replaced_and_withdrawn() {
     let catalog = start(&members);
     assert!(matches!(catalog.lookup(&name('1'), soon()), Ok(None)));
     // Any bytes, and as many as the largest blob needs.
-    let torrent: Vec<u8> = (0..limits::TORRENT_LEN_MAX).map(|at| (at % 251) as u8).collect();
+    let torrent: Vec<u8> = (0..=250).cycle().take(limits::TORRENT_LEN_MAX).collect();
     catalog.publish(&name('1'), torrent.clone());
     wait_for("publication", || lookup(&catalog, &name('1')).filter(|found| *found == torrent));
     catalog.publish(&name('1'), b"other".to_vec());
@@ -101,6 +102,37 @@ fn transactions_leases_and_prefixes_work_as_the_codec_says() {
     assert!(!TxnAnswer::decode(&call(&claim)).expect("a transaction").succeeded);
     let delete = Request::Single(Operation::Delete { key: b"/claim" });
     assert_eq!(decode_deleted(&call(&delete)), Ok(1));
+}
+
+#[test]
+fn a_hostile_etcd_gives_errors_and_cannot_fill_the_memory() {
+    let ok = "HTTP/1.1 200 OK";
+    let pair = br#"{"kvs":[{"key":"a","value":"!"}]}"#;
+    for steps in [
+        vec![answer(&[ok, "Transfer-Encoding: chunked"], b""), Step::Repeat(chunk())],
+        vec![answer(&[ok], b"{"), Step::Repeat(vec![b' '; 64 << 10])],
+        vec![answer(&[ok, "Content-Length: 50"], br#"{"header":{}"#), Step::Close],
+        vec![whole(br#"{"header":{}"#)],
+        vec![whole(pair)],
+        vec![whole(b"")],
+        vec![answer(&["HTTP/1.1 301 Moved", "Location: /x", "Content-Length: 0"], b"")],
+        vec![Step::Reset],
+        vec![Step::Stall],
+    ] {
+        let origin = Origin::always(steps.clone());
+        let endpoints = vec![origin.url("/")];
+        let config = CatalogConfig { endpoints, login: None, roots: Roots::BuiltIn };
+        let catalog = Catalog::start(config).expect("a thread can be started");
+        let before = Instant::now();
+        let answer = catalog.lookup(&name('1'), Time::now() + limits::CATALOG_LOOKUP);
+        assert!(answer.is_err(), "{:?}", steps.first());
+        assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+        catalog.stop();
+    }
+}
+
+fn chunk() -> Vec<u8> {
+    [b"10000\r\n", &[b' '; 0x1_0000][..], b"\r\n"].concat()
 }
 
 #[test]

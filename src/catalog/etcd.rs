@@ -1,7 +1,8 @@
-//! Calls to an etcd cluster through its JSON gateway: one `POST` each, to the first member that answers.
+//! Calls to an etcd cluster through its JSON gateway: one `POST` each, to the first member that
+//! answers.
 //!
-//! **Invariant:** a call ends at its deadline, whatever the members do: silent ones (paused, or without
-//! a quorum) are given a share of the time, so that one of them cannot use up all of it.
+//! **Invariant:** a call ends at its deadline, whatever the members do: silent ones (paused, or
+//! without a quorum) are given a share of the time, so that one of them cannot use up all of it.
 //!
 //! Not here: what is stored (`catalog`), what the bytes mean ([`crate::proto::etcd`]).
 
@@ -24,7 +25,8 @@ use crate::proto::http1::Url;
 const UNAUTHENTICATED: u64 = 16;
 /// `FAILED_PRECONDITION`: to a log-in it means that authentication is off.
 const FAILED_PRECONDITION: u64 = 9;
-/// `INVALID_ARGUMENT`: a call without a token where one is needed, a wrong password, a value too large.
+/// `INVALID_ARGUMENT`: a call without a token where one is needed, a wrong password, a value too
+/// large.
 const INVALID_ARGUMENT: u64 = 3;
 
 /// Why etcd gave no answer that is of use.
@@ -242,7 +244,8 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Whether another member may do what this one could not: it has no leader, is overloaded or broken.
+/// Whether another member may do what this one could not: it has no leader, is overloaded or
+/// broken.
 fn is_unavailable(error: &CatalogError) -> bool {
     const UNKNOWN: u64 = 2;
     const DEADLINE_EXCEEDED: u64 = 4;

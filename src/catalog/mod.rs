@@ -1,8 +1,8 @@
 //! Floor 3: etcd as this program sees it: blob name to `.torrent`.
 //!
-//! The key is `/torrents/<name>`, the value the bencoded `.torrent`. A look-up has the deadline that its
-//! caller sets, and costs nothing while etcd is known to be away ([`breaker`]). Publication happens in
-//! the background and is tried until it succeeds ([`publish`]).
+//! The key is `/torrents/<name>`, the value the bencoded `.torrent`. A look-up has the deadline
+//! that its caller sets, and costs nothing while etcd is known to be away ([`breaker`]).
+//! Publication happens in the background and is tried until it succeeds ([`publish`]).
 //!
 //! **Invariant:** nothing waits for etcd longer than it said it would.
 //!
@@ -74,8 +74,8 @@ impl Catalog {
     /// The `.torrent` of a blob; `None`: the catalog does not know it. The bytes may be anything.
     ///
     /// A member answers from what it has, without asking the others (a serializable read): it works
-    /// when the cluster has lost its quorum, and a blob published a moment ago is at worst fetched once
-    /// more.
+    /// when the cluster has lost its quorum, and a blob published a moment ago is at worst fetched
+    /// once more.
     ///
     /// # Errors
     /// If etcd does not answer before `deadline`, or lately did not.
