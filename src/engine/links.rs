@@ -6,7 +6,7 @@
 //! **Invariant:** every connection's socket and every thread stands in the table until it has ended, so
 //! that [`Links::close`] reaches all of them.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::thread::{self, Handle, Role};
-use crate::engine::inbox::{Event, LinkEnd, NewLink, Seed};
+use crate::engine::inbox::{Event, LinkEnd, MemberId, NewLink, Seed};
 use crate::engine::peer_io::{self, Credit};
 use crate::engine::pool::Pool;
 use crate::limits::{
@@ -53,7 +53,7 @@ struct Table {
     /// Connections that are being made, in either direction.
     handshakes: usize,
     /// The swarms that the engine is in, besides those of whole blobs.
-    joined: HashSet<Sha1Hash>,
+    joined: HashMap<Sha1Hash, MemberId>,
     /// Oldest first.
     banned: VecDeque<Banned>,
     closed: bool,
@@ -100,12 +100,15 @@ impl Links {
         }
     }
 
-    /// Incoming links may ask for `info_hash` though no whole blob has it.
-    pub(super) fn set_joined(&self, info_hash: Sha1Hash, joined: bool) {
+    /// Callers may ask for `info_hash` though no whole blob has it.
+    pub(super) fn joined(&self, info_hash: Sha1Hash, id: MemberId) {
+        self.table.lock().joined.insert(info_hash, id);
+    }
+
+    /// They may no more, unless there is another membership by now.
+    pub(super) fn left(&self, info_hash: Sha1Hash, id: MemberId) {
         let mut table = self.table.lock();
-        if joined {
-            table.joined.insert(info_hash);
-        } else {
+        if table.joined.get(&info_hash) == Some(&id) {
             table.joined.remove(&info_hash);
         }
     }
@@ -193,7 +196,7 @@ impl Links {
     fn greet_caller(&self, stream: &TcpStream) -> Result<Greeting, GreetError> {
         let theirs = read_hello(stream, Time::now() + PEER_HANDSHAKE)?;
         self.check_peer(theirs.peer_id)?;
-        let joined = self.table.lock().joined.contains(&theirs.info_hash);
+        let joined = self.table.lock().joined.contains_key(&theirs.info_hash);
         let seed = if joined { None } else { Some(self.open_seed(theirs.info_hash)?) };
         self.send_hello(stream, theirs.info_hash)?;
         Ok(Greeting { theirs, seed })

@@ -225,8 +225,11 @@ impl Engine {
         let id = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
         let progress = Arc::new(Ranked::new(Rank::Status, Progress::default()));
         let membership = Membership::new(id, self.inbox.clone(), Arc::clone(&progress));
+        let info_hash = metainfo.info_hash();
         let join = Join { id, metainfo, partial, have, progress };
         self.inbox.send(Event::Join(Box::new(join))).map_err(|_| Stopped)?;
+        // After the engine was told: whoever calls now comes behind it in the inbox.
+        self.links.joined(info_hash, id);
         Ok(membership)
     }
 
@@ -255,6 +258,13 @@ impl Engine {
         let threads = std::mem::take(&mut *self.threads.lock());
         threads.into_iter().for_each(Handle::join);
         self.announcer.stop(deadline);
+    }
+}
+
+impl Drop for Engine {
+    /// No thread outlives the handle.
+    fn drop(&mut self) {
+        self.stop(Time::now());
     }
 }
 

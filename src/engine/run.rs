@@ -201,6 +201,7 @@ impl Run {
     /// Notes when the swarm wants to be woken; a whole blob without links is let go.
     fn after_turn(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else { return };
+        member.change_progress(|progress| progress.useful_links = member.swarm.useful_links());
         let deadline = member.swarm.next_deadline();
         if deadline != member.deadline {
             if let Some(before) = std::mem::replace(&mut member.deadline, deadline) {
@@ -242,7 +243,6 @@ impl Run {
         let geometry = *metainfo.geometry();
         let collect = Collect::default();
         let role = Role::Fetch(Fetch { metainfo, partial, progress, collect, _counted: counted });
-        self.links.set_joined(info_hash, true);
         self.add_member(id, info_hash, geometry, have, role);
         self.share_memory();
         self.turn(id, Input::Timeout);
@@ -301,7 +301,7 @@ impl Run {
         self.follow_ups.extend(untold);
         self.settle();
         if let Some(member) = self.members.get_mut(&id) {
-            self.links.set_joined(member.info_hash, false);
+            self.links.left(member.info_hash, id);
             member.role = Role::Serve(blob);
         }
         self.share_memory();
@@ -311,7 +311,7 @@ impl Run {
     fn leave(&mut self, id: MemberId) {
         self.turn(id, Input::Leave);
         let Some(member) = self.members.get(&id) else { return };
-        self.links.set_joined(member.info_hash, false);
+        self.links.left(member.info_hash, id);
         self.announcer.leave(member.info_hash);
         self.forget(id);
         self.share_memory();

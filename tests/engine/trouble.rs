@@ -1,0 +1,184 @@
+//! Peers that lie, stall, vanish, or talk nonsense.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use torrent_cache::base::figures;
+use torrent_cache::base::hash::Sha1Hash;
+use torrent_cache::proto::geometry::Span;
+use torrent_cache::proto::peer::{Frame, Message, RawBlock};
+
+use crate::host::{Host, Sample, loopback, soon};
+use crate::peer::{Seeder, Wire};
+
+/// The right bytes of a block.
+fn bytes_of(sample: &Sample, block: RawBlock) -> Vec<u8> {
+    let geometry = sample.metainfo.geometry();
+    let offset = u64::from(block.piece) * u64::from(geometry.piece_len()) + u64::from(block.begin);
+    sample.slice(Span { offset, len: block.len.into() }).to_vec()
+}
+
+#[test]
+fn a_peer_that_sends_wrong_bytes_is_banned_and_the_blob_ends_right() {
+    let sample = Arc::new(Sample::new(20, 4 << 20));
+    let honest = Host::seeding(2, &sample);
+    let lies = Arc::clone(&sample);
+    let liar = Seeder::start(loopback(66), move |block| {
+        let mut body = bytes_of(&lies, block);
+        body[0] ^= 1;
+        Ok(Some(body))
+    });
+    let banned = figures::PEERS_BANNED.value();
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[liar.address]);
+    liar.thread.join().expect("it is thrown out");
+    assert!(figures::PEERS_BANNED.value() > banned);
+    assert_eq!(fetching.partial.feed().prefix(), 0, "nothing of it was written");
+    fetching.membership.offer_candidates(vec![honest.address]);
+    fetching.expect(&sample);
+}
+
+#[test]
+fn what_a_vanished_seeder_did_not_send_comes_from_upstream_and_no_piece_twice() {
+    let sample = Arc::new(Sample::new(21, 8 << 20));
+    let served = Arc::clone(&sample);
+    let mut left = 3 << 20;
+    let seeder = Seeder::start(loopback(67), move |block| {
+        left -= i64::from(block.len);
+        if left < 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(Some(bytes_of(&served, block)))
+    });
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[seeder.address]);
+    seeder.thread.join().expect("it vanishes");
+    // Those pieces that were all there are on their way to the disk; the rest can be claimed.
+    let (membership, partial) = (&fetching.membership, &fetching.partial);
+    let geometry = *sample.metainfo.geometry();
+    let mut claimed = Vec::new();
+    while let Some(span) = membership.claim(0, 1 << 20, true) {
+        assert!(!partial.feed().is_readable(span), "{span:?} is there");
+        partial.write(span.offset, &[sample.slice(span)]).unwrap();
+        partial.feed().mark(span);
+        let inside = geometry.pieces().filter(|p| {
+            let piece = geometry.span(*p);
+            span.offset <= piece.offset && piece.end() <= span.end()
+        });
+        inside.for_each(|piece| membership.stored(piece));
+        claimed.push(span);
+    }
+    fetching.expect(&sample);
+    claimed.sort_unstable();
+    assert!(claimed.windows(2).all(|pair| pair[0].end() <= pair[1].offset), "{claimed:?}");
+    assert!(membership.progress().bytes_from_peers.values().sum::<u64>() <= 3 << 20);
+}
+
+#[test]
+fn a_silent_peer_does_not_hold_the_blob_up() {
+    let sample = Sample::new(22, 4 << 20);
+    let honest = Host::seeding(2, &sample);
+    let silent = Seeder::start(loopback(68), |_| Ok(None));
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[silent.address]);
+    silent.requests.recv_timeout(Duration::from_secs(30)).expect("it is asked");
+    fetching.membership.offer_candidates(vec![honest.address]);
+    fetching.expect(&sample);
+}
+
+#[test]
+fn nonsense_ends_its_own_link_alone() {
+    let sample = Sample::new(23, 4 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let info_hash = sample.metainfo.info_hash();
+    let mut bystander = Wire::call(seeder.address, info_hash).unwrap();
+
+    // No handshake: an encrypted one, another protocol, a swarm that nobody is in.
+    for first in [&[0x77; 96][..], b"GET / HTTP/1.1\r\n\r\n", b"\x13BitTorrent protocoX"] {
+        let mut stream = TcpStream::connect(seeder.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(first).unwrap();
+        // The rest of what was sent may make it a reset.
+        assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
+    }
+    assert!(Wire::call(seeder.address, Sha1Hash([7; 20])).is_err());
+
+    // No message: a bitfield of another blob, a piece that does not exist, a block that ends
+    // outside, an extension handshake that is no dictionary, and last one that is too long.
+    let block = RawBlock { piece: 0, begin: u32::MAX, len: 1 << 14 };
+    for message in [
+        Message::Bitfield(vec![0xff; 100]),
+        Message::Have(u32::MAX),
+        Message::Request(block),
+        Message::Extended { id: 0, payload: b"d1:v".to_vec() },
+    ] {
+        let mut wire = Wire::call(seeder.address, info_hash).unwrap();
+        wire.send(&Message::Interested).unwrap();
+        wire.send(&message).unwrap();
+        wire.expect_closed();
+    }
+    let mut wire = Wire::call(seeder.address, info_hash).unwrap();
+    wire.stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    wire.expect_closed();
+
+    bystander.send(&Message::Interested).unwrap();
+    while bystander.next().unwrap().expect("the bystander stays")
+        != Frame::Message(Message::Unchoke)
+    {}
+    let leecher = Host::new(3);
+    leecher.fetch(&sample, &[seeder.address]).expect(&sample);
+}
+
+#[test]
+fn blocks_that_nobody_asked_for_are_not_kept() {
+    let sample = Sample::new(24, 1 << 20);
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[]);
+    let mut peer = Wire::call(leecher.address, sample.metainfo.info_hash()).unwrap();
+    let duplicates = figures::DUPLICATE_BYTES.value();
+    let block = RawBlock { piece: 0, begin: 0, len: 1 << 14 };
+    for _ in 0..8 {
+        peer.send_block(block, &sample.bytes[..1 << 14]).unwrap();
+    }
+    // What is answered after the blocks shows that they were read.
+    peer.send(&Message::HaveAll).unwrap();
+    loop {
+        let frame = peer.next().unwrap().expect("unasked blocks are no crime");
+        if frame == Frame::Message(Message::Interested) {
+            break;
+        }
+    }
+    assert!(figures::DUPLICATE_BYTES.value() >= duplicates + (8 << 14));
+    assert!(fetching.membership.progress().bytes_from_peers.is_empty());
+}
+
+#[test]
+fn a_host_does_not_talk_to_itself() {
+    let sample = Arc::new(Sample::new(25, 2 << 20));
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[leecher.address]);
+    let served = Arc::clone(&sample);
+    let seeder = Seeder::start(loopback(69), move |block| Ok(Some(bytes_of(&served, block))));
+    fetching.membership.offer_candidates(vec![leecher.address, seeder.address]);
+    fetching.expect(&sample);
+    assert_eq!(fetching.membership.progress().bytes_from_peers.len(), 1);
+}
+
+#[test]
+fn a_broken_store_ends_the_membership_and_says_so() {
+    let sample = Sample::new(26, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[]);
+    // A partial that was given up takes no more bytes.
+    leecher.store.discard(&fetching.partial);
+    let peer = Wire::call(leecher.address, sample.metainfo.info_hash()).unwrap();
+    fetching.membership.offer_candidates(vec![seeder.address]);
+    peer.expect_closed();
+    assert!(fetching.membership.progress().failed.is_some());
+    assert_eq!(fetching.partial.feed().prefix(), 0);
+    leecher.engine.stop(soon());
+    assert!(leecher.engine.join(Arc::clone(&sample.metainfo), fetching.partial).is_err());
+}
