@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::clock::Time;
-use crate::base::figures;
 use crate::base::hash::Sha1Hash;
 use crate::engine::Membership;
 use crate::limits;
@@ -102,7 +101,6 @@ impl Gauge {
     }
 
     fn count(&self, len: usize) {
-        figures::BYTES_FROM_UPSTREAM.add(len as u64);
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.last_byte_at.store(Time::now().nanos(), Ordering::Relaxed);
     }

@@ -272,7 +272,6 @@ impl Passing {
         loop {
             let mut part = vec![0; usize::try_from(len_max).unwrap_or(0).min(limits::COPY_LEN)];
             let len = self.body.read(&mut part).map_err(ReadError::Upstream)?;
-            figures::BYTES_FROM_UPSTREAM.add(len as u64);
             part.truncate(len);
             let skipped = usize::try_from(self.skip).unwrap_or(len).min(len);
             self.skip -= skipped as u64;
