@@ -390,6 +390,21 @@ mod etcd {
     }
 
     #[test]
+    fn a_second_signal_ends_us_at_once() {
+        let mut tracker = Program::tracker("tracker", &[]);
+        wait_until_ready(&tracker);
+        let frozen = pid(&tracker).expect("etcd runs");
+        sys::kill(frozen, libc::SIGSTOP).expect("it is there");
+        let ours = tracker.process().pid();
+        sys::kill(ours, libc::SIGTERM).expect("it is our child");
+        tracker.process().wait_until("it says so", |log| log.contains("stopping").then_some(()));
+        sys::kill(ours, libc::SIGTERM).expect("it waits for etcd");
+        let status = tracker.process().wait(PATIENCE);
+        sys::kill(frozen, libc::SIGKILL).expect("it is frozen");
+        assert_eq!(status.code(), Some(128 + libc::SIGTERM));
+    }
+
+    #[test]
     fn it_does_not_outlive_us() {
         let mut tracker = Program::tracker("tracker", &[]);
         wait_until_ready(&tracker);
