@@ -1,5 +1,5 @@
-//! What a tracker that knows many peers costs, measured. Alone in its process, so that the memory is
-//! the registry's.
+//! What a tracker that knows many peers costs, measured. Alone in its process, so that the memory
+//! is the registry's.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,6 +1,8 @@
-//! The small server for whoever watches the program: health, metrics, and pages of the command's own.
+//! The small server for whoever watches the program: health, metrics, and pages of the command's
+//! own.
 //!
-//! `/health` says that the process lives, `/ready` that it can do its work; both have the name with a
+//! `/health` says that the process lives, `/ready` that it can do its work; both have the name with
+//! a
 //! `z` as well. It is meant for loopback: it has no passwords, and it changes nothing.
 
 use crate::base::figures;

@@ -1,7 +1,8 @@
 //! Floor 6: the tracker that peers see, and the etcd beside it.
 //!
 //! One [`registry`] remembers who is in which swarm; an HTTP and a UDP front on one port number ask
-//! it; a sweeper forgets who did not come back. [`supervise`] runs etcd and knows nothing of the rest.
+//! it; a sweeper forgets who did not come back. [`supervise`] runs etcd and knows nothing of the
+//! rest.
 
 mod http;
 pub mod registry;
@@ -67,8 +68,8 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Starts to serve `sockets`. `etcd` says in a line how the catalog's etcd is, for the page that
-    /// people look at.
+    /// Starts to serve `sockets`. `etcd` says in a line how the catalog's etcd is, for the page
+    /// that people look at.
     ///
     /// # Errors
     /// If the system refuses a thread or a descriptor.

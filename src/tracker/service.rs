@@ -74,8 +74,8 @@ impl Service {
 /// A host behind address translation (a container with a published port, or one that runs beside
 /// the tracker and comes over loopback) is reached elsewhere, and may `claim` that. It is believed
 /// only inside a private network and only about one of the same family: so nobody outside can send
-/// peers anywhere, nobody inside can send them out to a stranger, and loopback is believed only from
-/// loopback, since for the others it would be themselves.
+/// peers anywhere, nobody inside can send them out to a stranger, and loopback is believed only
+/// from loopback, since for the others it would be themselves.
 fn peer_address(source: IpAddr, claim: Option<IpAddr>) -> IpAddr {
     let source = source.to_canonical();
     let Some(claim) = claim.map(|claim| claim.to_canonical()) else { return source };

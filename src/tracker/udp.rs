@@ -1,8 +1,8 @@
 //! Announce and scrape over UDP (BEP 15).
 //!
 //! A client first asks for a connection id, which proves that it receives what is sent to its
-//! address; without it one forged datagram would send 1 KiB to a stranger. The id is a keyed hash of
-//! the address and of the time, so nothing is kept between datagrams.
+//! address; without it one forged datagram would send 1 KiB to a stranger. The id is a keyed hash
+//! of the address and of the time, so nothing is kept between datagrams.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

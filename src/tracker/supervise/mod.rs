@@ -1,10 +1,10 @@
 //! The etcd beside the tracker: started, watched, started again, stopped with us.
 //!
-//! Nothing waits for it: the tracker serves peers whether etcd answers or not, and hosts that cannot
-//! reach it fetch from upstream.
+//! Nothing waits for it: the tracker serves peers whether etcd answers or not, and hosts that
+//! cannot reach it fetch from upstream.
 //!
-//! **Invariant:** etcd does not outlive this process, and the thread that starts it lives as long as
-//! it does (the kernel ends a child with the *thread* that started it).
+//! **Invariant:** etcd does not outlive this process, and the thread that starts it lives as long
+//! as it does (the kernel ends a child with the *thread* that started it).
 
 mod child;
 mod relay;
