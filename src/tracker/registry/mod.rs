@@ -6,9 +6,8 @@
 //!
 //! **Load.** A leecher comes back after 30 s, a seeder after 5 minutes, while there are few; with
 //! many, intervals grow so that about [`TRACKER_ANNOUNCES_PER_SECOND`] arrive. 1,000 hosts that
-//! seed 1,000 blobs each are 1,000,000 peers: an interval of 17 minutes, and some 20 MB (measured
-//! in
-//! `tests/registry_memory.rs`).
+//! seed 1,000 blobs each are 1,000,000 peers: an interval of 17 minutes, and some 20 MB
+//! (measured in `tests/registry_memory.rs`).
 //!
 //! **Full.** A new peer beyond a limit is answered like any other, but not remembered: it can dial
 //! those who are. Nobody who is known is put out for it, so that a flood of made-up peers does not
