@@ -1,4 +1,5 @@
-//! The disk threads: a piece is hashed in memory, then written, then readable, then the engine knows.
+//! The disk threads: a piece is hashed in memory, then written, then readable, then the engine
+//! knows.
 //!
 //! **Invariant:** no unverified byte reaches the disk, and none is readable before it is there.
 

@@ -1,7 +1,7 @@
 //! What the engine's thread is told, by whom.
 //!
-//! The inbox holds at most [`crate::limits::ENGINE_INBOX_MAX`] events; when it is full, whoever sends
-//! waits, and TCP holds the peers back.
+//! The inbox holds at most [`crate::limits::ENGINE_INBOX_MAX`] events; when it is full, whoever
+//! sends waits, and TCP holds the peers back.
 
 use std::fmt;
 use std::io;
@@ -82,7 +82,8 @@ pub(super) struct Join {
     pub(super) progress: Arc<Ranked<Progress>>,
 }
 
-/// What a job wishes of its swarm; the methods of [`crate::engine::Membership`] say what each means.
+/// What a job wishes of its swarm; the methods of [`crate::engine::Membership`] say what each
+/// means.
 pub(super) enum Wish {
     Claim { from: u64, len_max: u64, steal: bool, reply: Sender<Option<Span>> },
     Release(Span),

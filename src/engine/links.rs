@@ -1,10 +1,10 @@
 //! The connections with peers, and the threads that serve them, from the first byte to the last.
 //!
-//! One thread per connection makes the handshake (BEP 3), starts the writer, tells the engine, and then
-//! reads. The table here is what these threads and the engine share, besides the inbox.
+//! One thread per connection makes the handshake (BEP 3), starts the writer, tells the engine, and
+//! then reads. The table here is what these threads and the engine share, besides the inbox.
 //!
-//! **Invariant:** every connection's socket and every thread stands in the table until it has ended, so
-//! that [`Links::close`] reaches all of them.
+//! **Invariant:** every connection's socket and every thread stands in the table until it has ended,
+//! so that [`Links::close`] reaches all of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -162,7 +162,8 @@ impl Links {
         }
     }
 
-    /// Calls a candidate and serves the connection. The engine hears of the link, or of the failure.
+    /// Calls a candidate and serves the connection. The engine hears of the link, or of the
+    /// failure.
     pub(super) fn dial(self: &Arc<Links>, info_hash: Sha1Hash, address: SocketAddr) -> bool {
         let links = Arc::clone(self);
         self.spawn_handshake("peer-out", move |slot| {
@@ -224,8 +225,8 @@ impl Links {
         Ok(())
     }
 
-    /// Reads the link until it ends. Its writer has its own thread, which ends when the engine lets go
-    /// of the queue.
+    /// Reads the link until it ends. Its writer has its own thread, which ends when the engine lets
+    /// go of the queue.
     fn serve(
         self: &Arc<Links>,
         open: &Open<'_>,
@@ -346,8 +347,8 @@ impl Links {
     }
 }
 
-/// Reads a handshake that must be whole at `deadline`. A first byte other than a handshake's is a peer
-/// that tries encryption; it comes back in plain when the connection is closed at once.
+/// Reads a handshake that must be whole at `deadline`. A first byte other than a handshake's is a
+/// peer that tries encryption; it comes back in plain when the connection is closed at once.
 fn read_hello(mut stream: &TcpStream, deadline: Time) -> Result<Handshake, GreetError> {
     let mut hello = [0; HANDSHAKE_LEN];
     let mut filled = 0;

@@ -48,8 +48,8 @@ impl Membership {
 
     /// Takes a run of whole pieces out of the swarm's hands, for the upstream: the next at or after
     /// byte `from` that nobody has and nobody was asked for, at most `len_max` bytes but at least
-    /// one piece. With `steal`, pieces that peers were asked for are taken as well. `None`: there is
-    /// no such piece, or the engine has stopped.
+    /// one piece. With `steal`, pieces that peers were asked for are taken as well. `None`: there
+    /// is no such piece, or the engine has stopped.
     #[must_use]
     pub fn claim(&self, from: u64, len_max: u64, steal: bool) -> Option<Span> {
         let (reply, answer) = mailbox(1);

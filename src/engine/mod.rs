@@ -1,17 +1,18 @@
-//! The threads round the swarms: sockets, disk, clock and tracker on one side, [`crate::swarm`], which
-//! only decides, on the other.
+//! The threads round the swarms: sockets, disk, clock and tracker on one side, [`crate::swarm`],
+//! which only decides, on the other.
 //!
-//! One thread owns all swarms, links and candidates ([`run`]); swarm state has an owner, not a lock.
-//! A block's way in: reader thread ([`peer_io`]) -> inbox -> engine, which asks the swarm and keeps the
-//! block ([`collect`]) -> disk thread ([`disk`]), which hashes the piece in memory, writes it and marks
-//! the feed -> inbox -> `HAVE` to the others. A block's way out: the swarm grants it, the engine queues
-//! it, the link's writer thread reads the span from the file and sends it.
+//! One thread owns all swarms, links and candidates ([`run`]); swarm state has an owner, not a
+//! lock. A block's way in: reader thread ([`peer_io`]) -> inbox -> engine, which asks the swarm and
+//! keeps the block ([`collect`]) -> disk thread ([`disk`]), which hashes the piece in memory,
+//! writes it and marks the feed -> inbox -> `HAVE` to the others. A block's way out: the swarm
+//! grants it, the engine queues it, the link's writer thread reads the span from the file and sends
+//! it.
 //!
 //! **Invariant:** everyone may wait for the engine; the engine waits for nothing but its inbox. No
 //! unverified byte reaches the disk.
 //!
-//! Not here: which piece is asked of whom, who is served, who is banned ([`crate::swarm`]); when a blob
-//! is taken from the swarm at all (`fetch`).
+//! Not here: which piece is asked of whom, who is served, who is banned ([`crate::swarm`]); when a
+//! blob is taken from the swarm at all (`fetch`).
 
 mod accept;
 mod act;
@@ -128,8 +129,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Listens on the first free port and starts the threads. Blobs that leave `store` are no longer
-    /// seeded from then on.
+    /// Listens on the first free port and starts the threads. Blobs that leave `store` are no
+    /// longer seeded from then on.
     ///
     /// # Errors
     /// If no port is free or the system refuses a thread.
@@ -193,8 +194,8 @@ impl Engine {
         self.port
     }
 
-    /// From now on the whole blob is announced, and served to peers that call. It costs next to nothing
-    /// until one does.
+    /// From now on the whole blob is announced, and served to peers that call. It costs next to
+    /// nothing until one does.
     pub fn seed(&self, seed: &SeedEntry) {
         self.announcer.seed(seed.info_hash);
     }
@@ -204,9 +205,9 @@ impl Engine {
         unseed(&self.announcer, &self.inbox, *info_hash);
     }
 
-    /// Joins the swarm of `metainfo`, to fill `partial`: pieces are hashed in memory, written, marked in
-    /// the feed and then offered to others. What the feed says is readable counts as stored. An earlier
-    /// membership in the same swarm ends.
+    /// Joins the swarm of `metainfo`, to fill `partial`: pieces are hashed in memory, written,
+    /// marked in the feed and then offered to others. What the feed says is readable counts as
+    /// stored. An earlier membership in the same swarm ends.
     ///
     /// # Errors
     /// If the engine has stopped.
@@ -244,8 +245,8 @@ impl Engine {
         EngineStatus { seeds: self.announcer.seeds(), swarms, tracker }
     }
 
-    /// Leaves all swarms, tells the tracker as far as time allows, and ends all threads. Later calls do
-    /// nothing.
+    /// Leaves all swarms, tells the tracker as far as time allows, and ends all threads. Later
+    /// calls do nothing.
     pub fn stop(&self, deadline: Time) {
         self.announcer.begin_stop(deadline);
         self.stop.stop();

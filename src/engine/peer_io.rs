@@ -1,8 +1,8 @@
 //! The two threads of a link: one reads, one writes. Neither decides anything.
 //!
-//! The reader hands messages to the engine and reads a block's bytes straight into the buffer in which
-//! they wait for their piece. The writer takes messages from the engine and reads the blocks that it
-//! sends from the file itself: they do not pass through the engine.
+//! The reader hands messages to the engine and reads a block's bytes straight into the buffer in
+//! which they wait for their piece. The writer takes messages from the engine and reads the blocks
+//! that it sends from the file itself: they do not pass through the engine.
 //!
 //! **Invariant:** a peer makes us hold no more bytes of blocks than it was asked for ([`Credit`]).
 
@@ -219,8 +219,8 @@ fn read_some(source: &mut impl Read, parts: &mut [IoSliceMut<'_>]) -> Result<usi
     }
 }
 
-/// Writes one link until the engine lets go of its queue, the peer does not take any more, or the file
-/// cannot be read. Then the connection is shut, and the reader ends as well.
+/// Writes one link until the engine lets go of its queue, the peer does not take any more, or the
+/// file cannot be read. Then the connection is shut, and the reader ends as well.
 pub(super) fn write_link(
     link: LinkId,
     stream: &TcpStream,
@@ -287,4 +287,72 @@ fn append_block(
     let start = out.len();
     out.resize(start + len as usize, 0);
     bytes.read_at(&mut out[start..], offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives its bytes in parts of at most so many.
+    struct Parts<'a>(&'a [u8], usize);
+
+    impl Read for Parts<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(buf.len());
+            let (now, later) = self.0.split_at(count);
+            buf[..count].copy_from_slice(now);
+            self.0 = later;
+            Ok(count)
+        }
+
+        fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+            let mut total = 0;
+            for buf in bufs {
+                let left = self.1 - total;
+                let len = buf.len().min(left);
+                total += Parts(self.0, left).read(&mut buf[..len])?;
+                self.0 = &self.0[len.min(self.0.len())..];
+            }
+            Ok(total)
+        }
+    }
+
+    #[test]
+    fn messages_and_blocks_are_read_however_the_bytes_are_cut() {
+        let body: Vec<u8> = (0..u8::MAX).cycle().take(20_000).collect();
+        let block = RawBlock { piece: 1, begin: 2, len: 20_000 };
+        let long = Message::Bitfield(vec![7; 9000]);
+        let mut bytes = Vec::new();
+        Message::Have(5).encode(&mut bytes);
+        for _ in 0..2 {
+            bytes.extend_from_slice(&encode_block_head(block));
+            bytes.extend_from_slice(&body);
+            long.encode(&mut bytes);
+        }
+        for part in [1, 7, 4096, 5000, 20_013, usize::MAX] {
+            let mut wire = Wire::new(Parts(&bytes, part));
+            assert_eq!(wire.frame().unwrap(), Frame::Message(Message::Have(5)));
+            assert_eq!(wire.frame().unwrap(), Frame::Block(block));
+            let mut read = vec![0; body.len()];
+            wire.body(&mut read).unwrap();
+            assert!(read == body, "in parts of {part}");
+            assert_eq!(wire.frame().unwrap(), Frame::Message(long.clone()));
+            assert_eq!(wire.frame().unwrap(), Frame::Block(block));
+            wire.skip(body.len()).unwrap();
+            assert_eq!(wire.frame().unwrap(), Frame::Message(long.clone()));
+            assert!(matches!(wire.frame(), Err(LinkEnd::Closed)), "in parts of {part}");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_credit_for_what_it_was_asked_and_no_more() {
+        let credit = Credit::default();
+        assert!(!credit.take(1));
+        credit.add(10);
+        assert!(credit.take(6) && !credit.take(6) && credit.take(4));
+        for _ in 0..1000 {
+            credit.add(1 << 20);
+        }
+        assert!(credit.0.load(Ordering::Relaxed) == LINK_BYTES_ASKED_MAX);
+    }
 }

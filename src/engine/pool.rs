@@ -1,5 +1,5 @@
-//! Buffers for the blocks of pieces in flight: taken by a link's reader, given back when the piece is
-//! on disk or the block was dropped.
+//! Buffers for the blocks of pieces in flight: taken by a link's reader, given back when the piece
+//! is on disk or the block was dropped.
 //!
 //! **Invariant:** a buffer is zeroed once in its life, not once per block. The pool keeps at most
 //! [`POOL_BYTES_MAX`] of idle memory; what is in use is bounded by what links were asked for.

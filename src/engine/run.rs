@@ -1,7 +1,7 @@
 //! The engine's thread: it owns all swarms and links, and turns events into the inputs of swarms.
 //! What swarms want done is in [`crate::engine::act`].
 //!
-//! **Invariant:** it waits for nothing but its inbox. All queues that it feeds it feeds with `try_send`.
+//! **Invariant:** it waits for nothing but its inbox: what it queues, it queues with `try_send`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The threads that talk to the tracker (BEP 3, 15).
 //!
-//! A few threads serve all blobs: [`schedule`] says which announce is next, [`http`] and [`udp`] make it.
-//! Swarms that fetch get the answer through the inbox; whole blobs need none.
+//! A few threads serve all blobs: [`schedule`] says which announce is next, [`http`] and [`udp`]
+//! make it. Swarms that fetch get the answer through the inbox; whole blobs need none.
 
 mod http;
 mod schedule;
@@ -146,10 +146,7 @@ impl Announcer {
 
     fn change(&self, act: impl FnOnce(&mut Schedule, Time)) {
         let now = Time::now();
-        let mut state = self.shared.state.lock();
-        act(&mut state.schedule, now);
-        figures::QUEUE_ANNOUNCE.set(i64::try_from(state.schedule.waiting(now)).unwrap_or(0));
-        drop(state);
+        act(&mut self.shared.state.lock().schedule, now);
         self.shared.changed.wake_all();
     }
 
@@ -164,7 +161,8 @@ impl Announcer {
         (state.schedule.waiting(Time::now()), state.failing.clone())
     }
 
-    /// Tells the tracker `stopped` for as many blobs as the time until `deadline` allows. Does not wait.
+    /// Tells the tracker `stopped` for as many blobs as the time until `deadline` allows. Does not
+    /// wait.
     pub(super) fn begin_stop(&self, deadline: Time) {
         let mut state = self.shared.state.lock();
         state.deadline = Some(deadline);

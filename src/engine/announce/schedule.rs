@@ -1,8 +1,8 @@
 //! Which announce is made next. Decisions only: the threads are in the module above.
 //!
-//! There are two lanes. What a swarm asks for is urgent and goes first come, first served. Whole blobs
-//! announce themselves by the tracker's interval in the calm lane, one after the other at a bounded pace,
-//! so that thousands never come at once.
+//! There are two lanes. What a swarm asks for is urgent and goes first come, first served. Whole
+//! blobs announce themselves by the tracker's interval in the calm lane, one after the other at a
+//! bounded pace, so that thousands never come at once.
 //!
 //! **Invariant:** of one blob at most one announce is on its way.
 
@@ -161,8 +161,8 @@ impl Schedule {
         self.farewells = Some(known.map(|(info_hash, _)| *info_hash).collect());
     }
 
-    /// What a thread is to do; one with `urgent_only` leaves the calm lane to others, so that a swarm
-    /// never waits behind whole blobs.
+    /// What a thread is to do; one with `urgent_only` leaves the calm lane to others, so that a
+    /// swarm never waits behind whole blobs.
     pub(super) fn next(&mut self, now: Time, urgent_only: bool) -> Next {
         if let Some(farewells) = &mut self.farewells {
             // A tracker that does not answer now is not going to learn it.
@@ -241,14 +241,19 @@ impl Schedule {
         if entry.asked.is_some() {
             self.urgent.push_back(task.info_hash);
         } else if entry.seeding.is_some() {
-            // A tenth earlier or later: what began together does not stay together.
-            let tenth = u64::try_from(again.as_millis() / 10).unwrap_or(0);
-            let jitter = Duration::from_millis(self.rng.below(2 * tenth + 1));
-            let again = again.saturating_sub(Duration::from_millis(tenth)) + jitter;
-            self.put_off(task.info_hash, now + again);
+            let back_again = task.report.event == AnnounceEvent::Stopped;
+            let wait = if back_again { Duration::ZERO } else { self.jittered(again) };
+            self.put_off(task.info_hash, now + wait);
         } else if !entry.known {
             self.entries.remove(&task.info_hash);
         }
+    }
+
+    /// A tenth earlier or later: what began together does not stay together.
+    fn jittered(&mut self, wait: Duration) -> Duration {
+        let tenth = wait / 10;
+        let span = u64::try_from(2 * tenth.as_millis()).unwrap_or(u64::MAX);
+        wait - tenth + Duration::from_millis(self.rng.below(span))
     }
 
     fn put_off(&mut self, info_hash: Sha1Hash, due: Time) {
@@ -256,5 +261,129 @@ impl Schedule {
             entry.due = Some(due);
             self.calm.insert((due, info_hash));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(1800);
+
+    fn hash(number: u32) -> Sha1Hash {
+        Sha1Hash::of(&number.to_be_bytes())
+    }
+
+    fn asked(event: AnnounceEvent) -> Report {
+        Report { event, left: 1, downloaded: 0, uploaded: 0 }
+    }
+
+    fn task(next: Next) -> Task {
+        match next {
+            Next::Announce(task) => task,
+            other => panic!("{other:?} instead of an announce"),
+        }
+    }
+
+    #[test]
+    fn ten_thousand_seeds_are_announced_one_after_the_other() {
+        let mut schedule = Schedule::new(Rng::seeded(1));
+        let mut now = Time::ZERO;
+        (0..10_000).for_each(|number| schedule.seed(now, hash(number)));
+        assert_eq!((schedule.seeds(), schedule.waiting(now)), (10_000, 10_000));
+        for _ in 0..10_000 {
+            let task = task(schedule.next(now, false));
+            assert_eq!((task.report.event, task.report.left), (AnnounceEvent::Started, 0));
+            let Next::WaitUntil(next) = schedule.next(now, false) else { panic!("two at once") };
+            assert!(next >= now + ANNOUNCE_PACE);
+            schedule.done(now, &task, Outcome::Again(INTERVAL));
+            now = now + ANNOUNCE_PACE;
+        }
+        assert_eq!(schedule.waiting(now), 0);
+        let Next::WaitUntil(again) = schedule.next(now, false) else { panic!("all are told") };
+        assert!(again >= Time::ZERO + INTERVAL * 9 / 10, "the interval is respected");
+    }
+
+    #[test]
+    fn a_swarm_does_not_wait_behind_seeds() {
+        let mut schedule = Schedule::new(Rng::seeded(2));
+        (0..100).for_each(|number| schedule.seed(Time::ZERO, hash(number)));
+        task(schedule.next(Time::ZERO, false));
+        schedule.ask(hash(1000), asked(AnnounceEvent::Started));
+        let urgent = task(schedule.next(Time::ZERO, true));
+        assert_eq!((urgent.info_hash, urgent.asked), (hash(1000), true));
+        assert!(urgent.peers_wanted > 0);
+        assert!(matches!(schedule.next(Time::ZERO, true), Next::WaitUntil(_)));
+    }
+
+    #[test]
+    fn what_was_not_sent_is_melted_and_one_is_on_its_way_at_a_time() {
+        let mut schedule = Schedule::new(Rng::seeded(3));
+        schedule.ask(hash(1), asked(AnnounceEvent::Started));
+        schedule.ask(hash(1), asked(AnnounceEvent::None));
+        let first = task(schedule.next(Time::ZERO, true));
+        assert_eq!(first.report.event, AnnounceEvent::Started);
+        schedule.ask(hash(1), asked(AnnounceEvent::Completed));
+        assert!(matches!(schedule.next(Time::ZERO, true), Next::WaitUntil(_)));
+        schedule.seed(Time::ZERO, hash(1));
+        schedule.done(Time::ZERO, &first, Outcome::Again(INTERVAL));
+        let second = task(schedule.next(Time::ZERO, true));
+        assert_eq!(second.report.event, AnnounceEvent::Completed);
+        schedule.done(Time::ZERO, &second, Outcome::Again(INTERVAL));
+        assert_eq!(schedule.waiting(Time::ZERO), 0, "as a seed it waits for the interval");
+    }
+
+    #[test]
+    fn while_the_tracker_is_gone_one_seed_tries_ever_later() {
+        let mut schedule = Schedule::new(Rng::seeded(4));
+        (0..100).for_each(|number| schedule.seed(Time::ZERO, hash(number)));
+        let mut now = Time::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let task = task(schedule.next(now, false));
+            schedule.done(now, &task, Outcome::Failed);
+            let Next::WaitUntil(next) = schedule.next(now, false) else { panic!("it tries on") };
+            waits.push(next.since(now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
+        let task = task(schedule.next(now, false));
+        schedule.done(now, &task, Outcome::Again(INTERVAL));
+        assert!(matches!(schedule.next(now + ANNOUNCE_PACE, false), Next::Announce(_)));
+    }
+
+    #[test]
+    fn only_what_the_tracker_knows_is_told_to_be_over() {
+        let mut schedule = Schedule::new(Rng::seeded(5));
+        schedule.ask(hash(1), asked(AnnounceEvent::Started));
+        schedule.leave(hash(1));
+        assert!(matches!(schedule.next(Time::ZERO, true), Next::WaitUntil(_)), "never told");
+        for number in [2, 3] {
+            schedule.ask(hash(number), asked(AnnounceEvent::Started));
+            let task = task(schedule.next(Time::ZERO, true));
+            schedule.done(Time::ZERO, &task, Outcome::Again(INTERVAL));
+        }
+        schedule.leave(hash(2));
+        let left = task(schedule.next(Time::ZERO, true));
+        assert_eq!((left.info_hash, left.report.event), (hash(2), AnnounceEvent::Stopped));
+        schedule.done(Time::ZERO, &left, Outcome::Again(INTERVAL));
+        schedule.stop();
+        let last = task(schedule.next(Time::ZERO, false));
+        assert_eq!((last.info_hash, last.report.event), (hash(3), AnnounceEvent::Stopped));
+        assert_eq!(schedule.next(Time::ZERO, false), Next::End);
+    }
+
+    #[test]
+    fn a_blob_that_comes_back_while_it_leaves_is_announced_again_at_once() {
+        let mut schedule = Schedule::new(Rng::seeded(6));
+        schedule.seed(Time::ZERO, hash(1));
+        let first = task(schedule.next(Time::ZERO, false));
+        schedule.done(Time::ZERO, &first, Outcome::Again(INTERVAL));
+        schedule.leave(hash(1));
+        schedule.seed(Time::ZERO, hash(1));
+        let stopped = task(schedule.next(Time::ZERO, true));
+        schedule.done(Time::ZERO, &stopped, Outcome::Again(INTERVAL));
+        let again = task(schedule.next(Time::ZERO + ANNOUNCE_PACE, false));
+        assert_eq!(again.report.event, AnnounceEvent::Started);
     }
 }

@@ -15,8 +15,8 @@ use crate::proto::tracker_udp::{Family, Request, Response};
 
 /// A tracker takes a connection id for two minutes; a client uses it for one (BEP 15).
 const CONNECTION_KEPT: Duration = Duration::from_secs(60);
-/// The first wait for an answer; it doubles with each datagram. BEP 15 begins at 15 seconds, which a
-/// local network never needs.
+/// The first wait for an answer; it doubles with each datagram. BEP 15 begins at 15 seconds, which
+/// a local network never needs.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The longest datagram that is read: 200 IPv6 peers are 3.6 KB.
 const DATAGRAM_LEN_MAX: usize = 8 << 10;
