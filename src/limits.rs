@@ -221,6 +221,13 @@ pub const RECENT_TRANSFERS_MAX: usize = 100;
 /// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the
 /// next start.
 pub const PUBLISH_QUEUE_MAX: usize = 1024;
+/// Bytes of `.torrent` files that wait there: a hundred of the largest, thousands of the usual.
+pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(PUBLISH_BYTES_MAX > TORRENT_LEN_MAX);
+/// Between two blobs of an earlier run that the catalog is asked about after a start.
+pub const REPUBLISH_PACE: Duration = Duration::from_millis(20);
+/// Before the catalog is asked again when it was away.
+pub const REPUBLISH_PAUSE: Duration = Duration::from_secs(5);
 /// One call to etcd when nobody waits for it.
 pub const CATALOG_CALL: Duration = Duration::from_secs(2);
 

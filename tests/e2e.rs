@@ -74,3 +74,18 @@ fn an_image_crosses_the_uplink_once() {
         assert_eq!(network.registry.blob_accesses("GET", &blob.digest).len(), 1);
     }
 }
+
+#[test]
+fn blobs_of_an_earlier_run_are_published_to_an_etcd_that_lost_its_data() {
+    let network = Network::start(2, &[MIB]);
+    let mut client = network.client("client");
+    network.pull_through(&client);
+    network.wait_until_published(&client);
+    assert!(client.stop().success());
+    let other = Program::tracker("other tracker", &[]);
+    let announce = other.announce_url();
+    client.set_option("TRACKER", &announce);
+    client.set_option("ETCD_PORT", other.option("ETCD_PORT"));
+    client.start_again();
+    network.wait_until_published(&client);
+}

@@ -150,8 +150,11 @@ impl Client {
     }
 
     fn wants_login(&self, refusal: &Refusal) -> bool {
-        let nameless = refusal.code == INVALID_ARGUMENT && refusal.message.contains("user name");
-        self.login.is_some() && (refusal.code == UNAUTHENTICATED || nameless)
+        // "user name is empty": the token is missing; "revision of auth store is old": it is outdated.
+        let outdated = ["user name", "auth store"];
+        let stale = outdated.iter().any(|words| refusal.message.contains(words));
+        let is_stale = refusal.code == INVALID_ARGUMENT && stale;
+        self.login.is_some() && (refusal.code == UNAUTHENTICATED || is_stale)
     }
 
     fn log_in(&self, deadline: Time) -> Result<(), CatalogError> {
@@ -196,7 +199,25 @@ impl Client {
         Err(last)
     }
 
+    /// A member that was restarted closes the connections that we kept: a call on one of them says
+    /// nothing about the member, and every call may be repeated.
     fn post(
+        &self,
+        url: &Url,
+        path: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Vec<u8>, CatalogError> {
+        let deadline = Time::now() + patience;
+        match self.post_once(url, path, body, patience) {
+            Err(CatalogError::Io(error)) if is_stale(&error) => {
+                self.post_once(url, path, body, deadline.until(Time::now()))
+            }
+            answer => answer,
+        }
+    }
+
+    fn post_once(
         &self,
         url: &Url,
         path: &str,
@@ -242,6 +263,12 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Client of {:?}", self.members.lock().urls)
     }
+}
+
+/// How a connection fails that the other side had closed before.
+fn is_stale(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// Whether another member may do what this one could not: it has no leader, is overloaded or

@@ -35,6 +35,15 @@ pub enum Task {
     },
 }
 
+impl Task {
+    /// Bytes that it holds.
+    fn len(&self) -> usize {
+        match self {
+            Task::Publish { torrent, .. } | Task::Withdraw { torrent, .. } => torrent.len(),
+        }
+    }
+}
+
 /// The thread and its queue.
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -65,10 +74,12 @@ impl Publisher {
     /// Adds a task; of too many, the oldest is dropped.
     pub fn push(&self, task: Task) {
         let mut queue = self.shared.queue.lock();
-        if queue.len() == limits::PUBLISH_QUEUE_MAX {
-            queue.pop_front();
-        }
         queue.push_back(task);
+        let mut bytes: usize = queue.iter().map(Task::len).sum();
+        while queue.len() > limits::PUBLISH_QUEUE_MAX || bytes > limits::PUBLISH_BYTES_MAX {
+            let Some(dropped) = queue.pop_front() else { break };
+            bytes -= dropped.len();
+        }
         figures::QUEUE_PUBLISH.set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
         drop(queue);
         self.shared.changed.wake_all();

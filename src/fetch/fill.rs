@@ -169,7 +169,10 @@ impl Fill {
             }
             self.gauge.count(len);
             if len == 0 {
-                break;
+                match stop_at {
+                    Some(_) => return Err(FillError::Upstream(UpstreamError::WrongLength)),
+                    None => break,
+                }
             }
             self.partial.feed().mark(unmarked);
             unmarked = self.write_new(at, &buf[..len])?;

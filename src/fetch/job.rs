@@ -386,7 +386,8 @@ impl Conductor {
     /// Books what a stream brought.
     fn settle(&mut self, gauge: &Gauge) {
         self.upstream_bytes += gauge.bytes();
-        if gauge.bytes() > 0 {
+        // An upstream that sends a few bytes at a time before it breaks is as good as one that is down.
+        if gauge.bytes() >= limits::COPY_LEN as u64 {
             self.failures = 0;
         }
         if let Some(rate) = gauge.rate() {

@@ -17,6 +17,7 @@ mod follow;
 mod job;
 mod open;
 mod reader;
+mod republish;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -101,10 +102,11 @@ impl Fetcher {
     /// A fetcher with no jobs; what the store holds is seeded from now on.
     #[must_use]
     pub fn new(parts: Parts, offline: Offline) -> Arc<Fetcher> {
-        for entry in parts.store.seeds() {
-            parts.engine.seed(&entry);
+        let seeds = parts.store.seeds();
+        for entry in &seeds {
+            parts.engine.seed(entry);
         }
-        Arc::new(Fetcher {
+        let fetcher = Arc::new(Fetcher {
             parts,
             offline,
             jobs: Ranked::new(Rank::Jobs, HashMap::new()),
@@ -114,7 +116,9 @@ impl Fetcher {
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
             stop: Stop::new(),
-        })
+        });
+        republish::start(&fetcher, seeds);
+        fetcher
     }
 
     /// The latest transfers, newest first.

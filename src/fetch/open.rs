@@ -94,7 +94,7 @@ impl Fetcher {
     /// [`FetchError`]: nothing has been sent, the client can be told.
     pub fn open(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
         loop {
-            if let Some(reader) = self.from_store(request)? {
+            if let Some(reader) = self.stored(request)? {
                 return Ok(reader);
             }
             if self.is_stopping() {
@@ -123,7 +123,7 @@ impl Fetcher {
         Ok(Some(blob.len()))
     }
 
-    fn from_store(&self, request: &BlobRequest) -> Result<Option<Reader>, FetchError> {
+    fn stored(&self, request: &BlobRequest) -> Result<Option<Reader>, FetchError> {
         let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
         self.authorise(request)?;
         let (at, end) = cut(request.range, blob.len())?;
@@ -189,7 +189,7 @@ impl Fetcher {
         leadership: &Leadership,
     ) -> Result<Reader, FetchError> {
         // The job before this one may have ended between the look into the store and the seat.
-        if let Some(reader) = self.from_store(request)? {
+        if let Some(reader) = self.stored(request)? {
             return Ok(reader);
         }
         if let Some(metainfo) = self.catalogued(&request.name)
@@ -197,7 +197,10 @@ impl Fetcher {
         {
             // The pieces are on their way while the upstream is asked.
             if let Err(error) = self.authorise(request) {
-                leadership.job.cancel();
+                // Others may have been let in meanwhile: they keep the job.
+                if partial.feed().readers().is_empty() {
+                    leadership.job.cancel();
+                }
                 return Err(error);
             }
             figures::REQUESTS_SWARM.add(1);
