@@ -10,6 +10,7 @@
 pub mod etcd;
 pub mod faults;
 pub mod image;
+pub mod network;
 pub mod origin;
 pub mod process;
 pub mod registry;

@@ -1,0 +1,81 @@
+//! A whole network: a registry with one image, a tracker with its etcd, and clients of both.
+
+use super::image::Image;
+use super::registry::Registry;
+use super::torrent_cache::Program;
+use super::{skopeo, wait_for};
+
+/// Series of a client: bytes of blobs by where they came from.
+pub const FROM_UPSTREAM: &str = "torrent_cache_blob_bytes_total{source=\"upstream\"}";
+pub const FROM_PEERS: &str = "torrent_cache_blob_bytes_total{source=\"peer\"}";
+/// Series of a client: bytes of blobs that it sent to peers.
+pub const TO_PEERS: &str = "torrent_cache_sent_bytes_total{to=\"peer\"}";
+
+/// Under which name the registry has the image.
+pub const NAME: &str = "library/image:latest";
+
+/// A registry with one image, and a tracker with its etcd; a test starts the clients.
+pub struct Network {
+    pub registry: Registry,
+    pub image: Image,
+    pub tracker: Program,
+}
+
+impl Network {
+    /// An image with layers of these lengths.
+    pub fn start(seed: u64, layer_lens: &[usize]) -> Network {
+        let registry = Registry::start();
+        let image = Image::random(seed, layer_lens);
+        skopeo::push(&image, registry.addr(), NAME);
+        Network { registry, image, tracker: Program::tracker("tracker", &[]) }
+    }
+
+    /// A client with these options over those of the network.
+    pub fn client(&self, name: &str, options: &[(&str, &str)]) -> Program {
+        let (registry, announce) = (self.registry.url(), self.tracker.announce_url());
+        let mut all = vec![
+            ("REGISTRY_LOCATION", registry.as_str()),
+            ("TRACKER", &announce),
+            ("ETCD_PORT", self.tracker.option("ETCD_PORT")),
+            ("LOG", "info,torrent_cache=debug"),
+        ];
+        all.extend(options);
+        Program::client(name, &all)
+    }
+
+    /// Pulls the image through `client` with skopeo and fails unless it is exactly that image.
+    pub fn pull_through(&self, client: &Program) {
+        skopeo::pull_and_verify(&self.image, client.addr(), NAME);
+    }
+
+    pub fn image_bytes(&self) -> i64 {
+        self.image.blobs().map(|blob| blob.bytes.len() as i64).sum()
+    }
+
+    /// Waits until the client has published what it has.
+    pub fn wait_until_published(&self, client: &Program) {
+        let count = self.image.blobs().count() as i64;
+        wait_for("publication", || {
+            let series = "torrent_cache_catalog_requests_total{outcome=\"published\"}";
+            (client.metric(series) >= count).then_some(())
+        });
+    }
+
+    /// Waits until `count` clients have told the tracker of each blob of the image.
+    pub fn wait_until_announced(&self, count: usize) {
+        let peers = (count * self.image.blobs().count()) as i64;
+        wait_for("announces", || {
+            (self.tracker.metric("torrent_cache_tracker_peers") >= peers).then_some(())
+        });
+    }
+
+    /// Fails unless each blob of the image has left the registry exactly once.
+    pub fn assert_each_blob_left_once(&self) {
+        for blob in self.image.blobs() {
+            let count = || self.registry.blob_accesses("GET", &blob.digest).len();
+            // A request is logged after its end: wait for the first, fail at the second.
+            wait_for("the registry's log", || (count() > 0).then_some(()));
+            assert_eq!(count(), 1, "{} left the registry more than once", blob.digest);
+        }
+    }
+}
