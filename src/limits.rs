@@ -211,8 +211,6 @@ pub const GRANT: Duration = Duration::from_secs(300);
 pub const GRANTS_MAX: usize = 16_384;
 /// How long a catalog's entry that led to wrong bytes is passed over.
 pub const DISTRUST: Duration = Duration::from_secs(3600);
-/// A tunnel through which nothing moves for this long is closed.
-pub const TUNNEL_IDLE: Duration = Duration::from_secs(600);
 /// Transfers shown on the status page.
 pub const RECENT_TRANSFERS_MAX: usize = 100;
 

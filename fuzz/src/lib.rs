@@ -2,3 +2,5 @@
 
 #[path = "../../tests/vectors/laws.rs"]
 pub mod laws;
+#[path = "../../tests/vectors/laws_http.rs"]
+pub mod laws_http;

@@ -13,7 +13,7 @@ pub(super) fn serve(
     port: u16,
 ) -> Result<(), ExchangeError> {
     match front.upstream.connect(host, port) {
-        Ok(stream) => exchange.tunnel(stream, limits::TUNNEL_IDLE).map(|_| ()),
+        Ok(stream) => exchange.tunnel(stream, limits::HTTP_TUNNEL_IDLE).map(|_| ()),
         Err(error) => fail(exchange, &FetchError::Upstream(error)),
     }
 }
