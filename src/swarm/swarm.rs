@@ -274,7 +274,7 @@ impl Swarm {
         }
     }
 
-    /// The peer says what it has: once, and before anything else about that.
+    /// The peer says what it has, before anything else about that.
     fn they_told(
         &mut self,
         id: LinkId,
@@ -284,7 +284,7 @@ impl Swarm {
     ) -> Result<(), CloseReason> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         if link.told {
-            return Err(CloseReason::OutOfTurn);
+            return self.they_told_again(id, &has, now, out);
         }
         link.told = true;
         link.useful = u32::try_from(has.not_in(self.pieces.stored()).count()).unwrap_or(u32::MAX);
@@ -297,6 +297,23 @@ impl Swarm {
         }
         self.they_have_more(id, now, out);
         Ok(())
+    }
+
+    /// BEP 3 has it said once and first, but aria2 says it again in place of many `have` messages. It
+    /// may only add to what was said before.
+    fn they_told_again(
+        &mut self,
+        id: LinkId,
+        has: &Pieces,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CloseReason> {
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        if link.has.not_in(has).next().is_some() {
+            return Err(CloseReason::OutOfTurn);
+        }
+        let new: Vec<PieceIndex> = has.not_in(&link.has).collect();
+        new.into_iter().try_for_each(|piece| self.they_have(id, piece.get(), now, out))
     }
 
     fn they_have(

@@ -340,7 +340,7 @@ fn nonsense_closes_the_link_and_blames_the_peer() {
         (vec![Message::Suggest(4)], CloseReason::BadPiece),
         (vec![Message::Bitfield(vec![0, 0])], CloseReason::BadBitfield),
         (vec![Message::Bitfield(vec![0x01])], CloseReason::BadBitfield),
-        (vec![Message::Have(1), Message::Bitfield(vec![0xf0])], CloseReason::OutOfTurn),
+        (vec![Message::Have(1), Message::Bitfield(vec![0xb0])], CloseReason::OutOfTurn),
         (vec![Message::HaveAll, Message::HaveNone], CloseReason::OutOfTurn),
         (vec![Message::Request(long)], CloseReason::BadBlock),
         (vec![Message::Cancel(block(4, 0))], CloseReason::BadBlock),
@@ -375,6 +375,25 @@ fn what_real_clients_send_before_their_bitfield_is_taken() {
     }
     assert!(host.did(&Action::Send { link, message: Message::Interested }));
     assert!(!host.asked(link).is_empty());
+}
+
+/// As aria2 does.
+#[test]
+fn a_later_bitfield_adds_to_what_was_said() {
+    let mut host = Host::new(4, 1);
+    let link = host.link();
+    host.hear(link, Message::HaveNone);
+    host.hear(link, Message::Have(1));
+    host.hear(link, Message::Unchoke);
+    host.hear(link, Message::Bitfield(vec![0x60]));
+    assert_eq!(host.closed(link), None);
+    assert!(host.asked(link).iter().any(|block| block.piece == 2));
+    host.hear(link, Message::Bitfield(vec![0x60]));
+    assert_eq!(host.closed(link), None, "it added nothing");
+    host.hear(link, Message::HaveAll);
+    assert_eq!(host.closed(link), None);
+    host.hear(link, Message::Bitfield(vec![0x70]));
+    assert_eq!(host.closed(link), Some(CloseReason::OutOfTurn), "it took one back");
 }
 
 #[test]
