@@ -10,7 +10,7 @@ const MIB: usize = 1 << 20;
 #[test]
 fn an_image_crosses_the_uplink_once() {
     let network = Network::start(1, &[8 * MIB, 8 * MIB, 3 * MIB]);
-    let bytes: i64 = network.image.blobs().map(|blob| blob.bytes.len() as i64).sum();
+    let bytes: i64 = network.image.blob_bytes();
     let first = network.client("first", &[]);
     network.pull_through(&first);
     assert_eq!(first.metric(FROM_UPSTREAM), bytes);

@@ -9,7 +9,9 @@ set -euo pipefail
 
 packages=("$@")
 if ((${#packages[@]} == 0)); then
-  packages=(etcd-server docker-registry skopeo curl python3 gcc libc6-dev)
+  packages=(etcd-server etcd-client docker-registry skopeo curl python3 gcc libc6-dev)
+  # Other BitTorrent software, for tests/interop.rs.
+  packages+=(aria2 opentracker python3-libtorrent)
 fi
 
 missing=()

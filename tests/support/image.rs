@@ -23,6 +23,11 @@ impl Blob {
         Blob { digest: digest(&bytes), bytes }
     }
 
+    /// Its length, as metrics count bytes.
+    pub fn len(&self) -> i64 {
+        i64::try_from(self.bytes.len()).expect("blobs of tests are small")
+    }
+
     fn descriptor(&self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "size": self.bytes.len(), "digest": self.digest })
     }
@@ -75,6 +80,15 @@ impl Image {
     /// The config and the layers.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
         std::iter::once(&self.config).chain(&self.layers)
+    }
+
+    /// How many there are, and how many bytes, as metrics count them.
+    pub fn blob_count(&self) -> i64 {
+        i64::try_from(self.blobs().count()).expect("images of tests are small")
+    }
+
+    pub fn blob_bytes(&self) -> i64 {
+        self.blobs().map(Blob::len).sum()
     }
 
     /// Writes it into `dir` in the layout of skopeo's `dir:`.

@@ -9,6 +9,7 @@
 
 pub mod etcd;
 pub mod faults;
+pub mod foreign;
 pub mod image;
 pub mod network;
 pub mod origin;

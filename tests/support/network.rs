@@ -48,13 +48,9 @@ impl Network {
         skopeo::pull_and_verify(&self.image, client.addr(), NAME);
     }
 
-    pub fn image_bytes(&self) -> i64 {
-        self.image.blobs().map(|blob| blob.bytes.len() as i64).sum()
-    }
-
     /// Waits until the client has published what it has.
     pub fn wait_until_published(&self, client: &Program) {
-        let count = self.image.blobs().count() as i64;
+        let count = self.image.blob_count();
         wait_for("publication", || {
             let series = "torrent_cache_catalog_requests_total{outcome=\"published\"}";
             (client.metric(series) >= count).then_some(())
@@ -62,8 +58,8 @@ impl Network {
     }
 
     /// Waits until `count` clients have told the tracker of each blob of the image.
-    pub fn wait_until_announced(&self, count: usize) {
-        let peers = (count * self.image.blobs().count()) as i64;
+    pub fn wait_until_announced(&self, count: i64) {
+        let peers = count * self.image.blob_count();
         wait_for("announces", || {
             (self.tracker.metric("torrent_cache_tracker_peers") >= peers).then_some(())
         });

@@ -1,0 +1,211 @@
+//! With other BitTorrent software: what the catalog holds is a `.torrent` for everybody, and bytes go
+//! both ways.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::etcd::Etcd;
+use support::foreign::{Kind, OpenTracker, Seeder, download, wait_for_seeders};
+use support::image::{Blob, Image};
+use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network, TO_PEERS};
+use support::origin::{Origin, answer};
+use support::process::Process;
+use support::registry::Registry;
+use support::torrent_cache::Program;
+use support::{get, skopeo, temp_dir};
+use torrent_cache::base::hash::Sha1Hash;
+use torrent_cache::base::rng::Rng;
+use torrent_cache::proto::base64;
+use torrent_cache::proto::blob::BlobName;
+use torrent_cache::proto::geometry::Geometry;
+use torrent_cache::proto::metainfo::Metainfo;
+
+const MIB: usize = 1 << 20;
+
+/// The `.torrent` of a blob, as the bytes alone make it.
+fn metainfo(blob: &Blob) -> Metainfo {
+    let name = BlobName::parse(&blob.digest).expect("a digest is a name");
+    let blob_len = blob.bytes.len() as u64;
+    let piece_len = Geometry::for_blob(blob_len).expect("a blob of usual length").piece_len();
+    let hashes = blob.bytes.chunks(piece_len as usize).map(Sha1Hash::of).collect();
+    Metainfo::of_blob(&name, blob_len, hashes).expect("one hash for each piece")
+}
+
+fn random_blob(seed: u64, len: usize) -> Blob {
+    let mut bytes = vec![0; len];
+    Rng::seeded(seed).fill(&mut bytes);
+    Blob::new(bytes)
+}
+
+/// Runs `etcdctl` with its output in a file: values are bytes, not text.
+fn etcdctl(etcd_port: &str, arguments: &str, dir: &Path) -> Vec<u8> {
+    let mut command = Command::new("sh");
+    let endpoint = format!("http://127.0.0.1:{etcd_port}");
+    command.env("ETCDCTL_API", "3").current_dir(dir).arg("-c");
+    command.arg(format!("etcdctl --endpoints={endpoint} {arguments}"));
+    let finished = Process::run("etcdctl", command, "etcd-client");
+    let hint = "is it installed? (apt-get install etcd-client)";
+    assert!(finished.status.success(), "etcdctl: {}; {hint}", finished.output);
+    fs::read(dir.join("value")).unwrap_or_default()
+}
+
+/// What `etcdctl get` prints for a blob, without the line end that it adds; the same in JSON and
+/// through the gateway.
+fn catalog_entry(etcd_port: &str, digest: &str) -> Vec<u8> {
+    let (key, dir) = (format!("/torrents/{digest}"), temp_dir());
+    let mut printed =
+        etcdctl(etcd_port, &format!("get --print-value-only {key} > value"), dir.path());
+    assert_eq!(printed.pop(), Some(b'\n'));
+    let json = etcdctl(etcd_port, &format!("get -w json {key} > value"), dir.path());
+    let json: Value = serde_json::from_slice(&json).expect("etcdctl prints JSON");
+    let value = json["kvs"][0]["value"].as_str().expect("one value");
+    assert_eq!(base64::decode(value).expect("base64"), printed);
+    printed
+}
+
+fn put_catalog_entry(etcd_port: &str, digest: &str, torrent: &[u8]) {
+    let dir = temp_dir();
+    fs::write(dir.path().join("torrent"), torrent).expect("disk has room");
+    etcdctl(etcd_port, &format!("put /torrents/{digest} < torrent"), dir.path());
+}
+
+#[test]
+fn others_load_the_catalogs_torrents_and_download_from_clients() {
+    let network = Network::start(10, &[5 * MIB + 12_345]);
+    let first = network.client("first", &[]);
+    let announce_udp = network.tracker.announce_url_udp();
+    let second = network.client("second", &[("TRACKER", &announce_udp)]);
+    network.pull_through(&first);
+    network.wait_until_published(&first);
+    network.wait_until_announced(1);
+    network.pull_through(&second);
+    network.wait_until_announced(2);
+    let blob = &network.image.layers[0];
+    let torrent = catalog_entry(network.tracker.option("ETCD_PORT"), &blob.digest);
+    let known = metainfo(blob);
+    assert_eq!(torrent, known.encode());
+    assert!(torrent.starts_with(b"d4:info"));
+
+    let announces = [network.tracker.announce_url(), announce_udp];
+    for (announce, kind) in announces
+        .iter()
+        .flat_map(|announce| [Kind::Aria2, Kind::Libtorrent].map(|kind| (announce, kind)))
+    {
+        println!("{kind:?} over {announce}");
+        let before = first.metric(TO_PEERS) + second.metric(TO_PEERS);
+        let (bytes, output) = download(kind, known.name(), &torrent, announce);
+        assert!(bytes == blob.bytes, "{kind:?} over {announce} has other bytes");
+        if kind == Kind::Libtorrent {
+            assert!(output.contains(&format!("info hash {}", known.info_hash())), "{output}");
+        }
+        let sent = first.metric(TO_PEERS) + second.metric(TO_PEERS) - before;
+        assert!(sent >= blob.len(), "{sent} bytes were sent");
+    }
+    network.assert_each_blob_left_once();
+}
+
+/// An upstream that lets everybody in and has the blob, but gives nobody a byte of it.
+fn miserly_upstream(blob: &Blob) -> Origin {
+    let len = format!("Content-Length: {}", blob.bytes.len());
+    Origin::start(move |request| {
+        let is_head = request.line.starts_with("HEAD ");
+        let status = "HTTP/1.1 503 Service Unavailable";
+        vec![match is_head {
+            true => answer(&["HTTP/1.1 200 OK", &len], b""),
+            false => answer(&[status, "Content-Length: 0"], b""),
+        }]
+    })
+}
+
+fn takes_all_from(kind: Kind, seed: u64) {
+    let tracker = Program::tracker("tracker", &[]);
+    let blob = random_blob(seed, 3 * MIB + 1);
+    let known = metainfo(&blob);
+    put_catalog_entry(tracker.option("ETCD_PORT"), &blob.digest, &known.encode());
+    let announce = tracker.announce_url();
+    let _seeder = Seeder::start(kind, known.name(), &blob.bytes, &known.encode(), &announce);
+    wait_for_seeders(&announce, &known.info_hash(), 1);
+
+    let upstream = miserly_upstream(&blob);
+    let client = Program::client(
+        "client",
+        &[
+            ("REGISTRY_LOCATION", &format!("http://{}", upstream.addr())),
+            ("TRACKER", &announce),
+            ("ETCD_PORT", tracker.option("ETCD_PORT")),
+            ("LOG", "info,torrent_cache=debug"),
+        ],
+    );
+    let url = format!("http://{}/v2/library/image/blobs/{}", client.addr(), blob.digest);
+    let answer = get(&url, &[]).unwrap_or_else(|error| panic!("{error}\n{}", client.log()));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.body == blob.bytes, "other bytes");
+    assert_eq!(client.metric(FROM_PEERS), blob.len(), "{}", client.log());
+    assert_eq!(client.metric(FROM_UPSTREAM), 0);
+    // The client now has what the seeder has, under the same name.
+    wait_for_seeders(&announce, &known.info_hash(), 2);
+}
+
+#[test]
+fn a_client_takes_all_of_a_blob_from_libtorrent() {
+    takes_all_from(Kind::Libtorrent, 11);
+}
+
+#[test]
+fn a_client_takes_all_of_a_blob_from_aria2() {
+    takes_all_from(Kind::Aria2, 12);
+}
+
+#[test]
+fn clients_that_fetched_on_their_own_meet_in_one_swarm() {
+    let network = Network::start(13, &[2 * MIB]);
+    // Nobody listens on port 1: each of the two has a catalog of its own, so to speak.
+    let alone = [("ETCD_PORT", "1")];
+    let clients = ["first", "second"].map(|name| network.client(name, &alone));
+    for client in &clients {
+        network.pull_through(client);
+        assert_eq!(client.metric(FROM_UPSTREAM), network.image.blob_bytes(), "{}", client.log());
+    }
+    let announce = network.tracker.announce_url();
+    for blob in network.image.blobs() {
+        wait_for_seeders(&announce, &metainfo(blob).info_hash(), 2);
+    }
+    // Each blob is in one swarm, and there is no other.
+    network.wait_until_announced(2);
+    let swarms = network.tracker.metric("torrent_cache_tracker_swarms");
+    assert_eq!(swarms, network.image.blob_count());
+}
+
+#[test]
+fn opentracker_brings_clients_together_over_http_and_udp() {
+    let registry = Registry::start();
+    let image = Image::random(14, &[2 * MIB]);
+    skopeo::push(&image, registry.addr(), NAME);
+    let etcd = Etcd::start();
+    let swarms: Vec<Sha1Hash> = image.blobs().map(|blob| metainfo(blob).info_hash()).collect();
+    let tracker = OpenTracker::start(&swarms);
+    let (over_http, over_udp) = (tracker.announce_url(), tracker.announce_url_udp());
+    let mut clients = Vec::new();
+    for announce in [&over_http, &over_udp, &over_http] {
+        let client = Program::client(
+            &format!("client {}", clients.len()),
+            &[
+                ("REGISTRY_LOCATION", &registry.url()),
+                ("TRACKER", announce),
+                ("ETCD_PORT", &etcd.client_port().to_string()),
+                ("LOG", "info,torrent_cache=debug"),
+            ],
+        );
+        skopeo::pull_and_verify(&image, client.addr(), NAME);
+        let from_peers = if clients.is_empty() { 0 } else { image.blob_bytes() };
+        assert_eq!(client.metric(FROM_PEERS), from_peers, "{}", client.log());
+        clients.push(client);
+        for swarm in &swarms {
+            wait_for_seeders(&over_http, swarm, clients.len());
+        }
+    }
+}

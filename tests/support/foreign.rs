@@ -1,0 +1,155 @@
+//! Other BitTorrent software: aria2, libtorrent, and the tracker opentracker.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use torrent_cache::base::hash::Sha1Hash;
+
+use super::process::Process;
+use super::{free_port, get, temp_dir, wait_for};
+
+/// Which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Aria2,
+    Libtorrent,
+}
+
+/// Downloads the file `name` of a `.torrent` from whom the tracker knows; the bytes, and what the
+/// program said.
+pub fn download(kind: Kind, name: &str, torrent: &[u8], tracker: &str) -> (Vec<u8>, String) {
+    let dir = temp_dir();
+    let (command, package) = peer(kind, Act::Download, dir.path(), torrent, tracker);
+    let finished = Process::run(package, command, package);
+    assert!(finished.status.success(), "{package}: {}", finished.output);
+    (fs::read(dir.path().join(name)).expect("it was downloaded"), finished.output)
+}
+
+/// A peer that has `bytes` as the file `name` and seeds them until it is dropped.
+#[derive(Debug)]
+pub struct Seeder {
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl Seeder {
+    pub fn start(kind: Kind, name: &str, bytes: &[u8], torrent: &[u8], tracker: &str) -> Seeder {
+        let dir = temp_dir();
+        fs::write(dir.path().join(name), bytes).expect("disk has room");
+        let (command, package) = peer(kind, Act::Seed, dir.path(), torrent, tracker);
+        Seeder { _process: Process::spawn(package, command, package), _dir: dir }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Download,
+    Seed,
+}
+
+/// A command that does `act` in `dir`, and the package that has it.
+fn peer(
+    kind: Kind,
+    act: Act,
+    dir: &Path,
+    torrent: &[u8],
+    tracker: &str,
+) -> (Command, &'static str) {
+    let path = dir.join("x.torrent");
+    fs::write(&path, torrent).expect("disk has room");
+    match kind {
+        Kind::Aria2 => (aria2(act, dir, &path, tracker), "aria2"),
+        Kind::Libtorrent => (libtorrent(act, dir, &path, tracker), "python3-libtorrent"),
+    }
+}
+
+fn aria2(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
+    let mut command = Command::new("aria2c");
+    command.args(["--no-conf=true", "--bt-enable-lpd=false", "--enable-peer-exchange=false"]);
+    command.args(["--enable-dht6=false", "--disable-ipv6=true", "--show-console-readout=false"]);
+    command.args(match act {
+        Act::Download => ["--seed-time=0", "--check-integrity=false"],
+        Act::Seed => ["--seed-ratio=0.0", "--check-integrity=true"],
+    });
+    // Without DHT it knows no trackers over UDP; nobody is there to be found.
+    command.arg(format!("--enable-dht={}", tracker.starts_with("udp:")));
+    command.arg(format!("--dht-listen-port={}", free_port()));
+    command.arg(format!("--dht-file-path={}", dir.join("dht.dat").display()));
+    command.arg(format!("--listen-port={}", free_port()));
+    command.arg(format!("--bt-tracker={tracker}"));
+    command.arg("-d").arg(dir).arg("-T").arg(torrent);
+    without_proxies(command)
+}
+
+fn libtorrent(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
+    let script = dir.join("peer.py");
+    fs::write(&script, include_str!("libtorrent_peer.py")).expect("disk has room");
+    // The system's, which has the module; another may come first in PATH.
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(&script).arg(if act == Act::Seed { "seed" } else { "download" });
+    command.arg(torrent).arg(dir).arg(tracker).arg(free_port().to_string());
+    without_proxies(command)
+}
+
+/// Proxies of whoever runs the tests stay out of them.
+pub fn without_proxies(mut command: Command) -> Command {
+    for variable in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(variable).env_remove(variable.to_uppercase());
+    }
+    command
+}
+
+/// Debian's opentracker, which serves only swarms that it is told of.
+#[derive(Debug)]
+pub struct OpenTracker {
+    port: u16,
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl OpenTracker {
+    /// One that serves these swarms.
+    pub fn start(swarms: &[Sha1Hash]) -> OpenTracker {
+        let (dir, port) = (temp_dir(), free_port());
+        // It reads the list after it has changed its root and user.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir.path(), permissions).expect("the folder is ours");
+        let list: String = swarms.iter().map(|hash| format!("{hash}\n")).collect();
+        fs::write(dir.path().join("whitelist"), list).expect("disk has room");
+        let mut command = Command::new(program("opentracker"));
+        command.args(["-i", "127.0.0.1", "-u", "nobody", "-w", "whitelist"]);
+        command.arg("-p").arg(port.to_string()).arg("-P").arg(port.to_string());
+        command.arg("-d").arg(dir.path());
+        let process = Process::spawn("opentracker", command, "opentracker");
+        let tracker = OpenTracker { port, _process: process, _dir: dir };
+        let url = format!("http://127.0.0.1:{port}/stats");
+        wait_for("opentracker", || get(&url, &[]).ok());
+        tracker
+    }
+
+    pub fn announce_url(&self) -> String {
+        format!("http://127.0.0.1:{}/announce", self.port)
+    }
+
+    pub fn announce_url_udp(&self) -> String {
+        format!("udp://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Daemons live where the PATH of a user may not lead.
+pub fn program(name: &str) -> PathBuf {
+    let system = Path::new("/usr/sbin").join(name);
+    if system.exists() { system } else { name.into() }
+}
+
+/// Waits until the tracker that is announced to at `announce` has `count` whole copies of a swarm.
+pub fn wait_for_seeders(announce: &str, swarm: &Sha1Hash, count: usize) {
+    let hash: String = swarm.0.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let url = format!("{}?info_hash={hash}", announce.replace("/announce", "/scrape"));
+    let wanted = format!("8:completei{count}e");
+    wait_for("seeders", || {
+        get(&url, &[]).ok().filter(|answer| answer.text().contains(&wanted)).map(drop)
+    });
+}
