@@ -398,8 +398,12 @@ impl Swarm {
         }
     }
 
-    /// Bans `ip`: `guilty` is the link that earned it, if it is still there.
+    /// Bans `ip`: `guilty` is the link that earned it, if it is still there. Once: more of what it
+    /// sent may turn out to be wrong after its links were closed.
     pub(super) fn ban(&mut self, ip: IpAddr, guilty: LinkId, now: Time, out: &mut Vec<Action>) {
+        if self.candidates.is_banned(ip) {
+            return;
+        }
         out.push(Action::Ban { address: ip });
         self.candidates.ban(ip);
         let links = self.links.iter().filter(|(_, link)| link.address.ip() == ip);
