@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::http::status::{self, Status};
 use crate::limits;
 use crate::net::admin::Admin;
 use crate::net::serve::{Server, ServerConfig};
-use crate::net::tls::Roots;
+use crate::net::tls::{Roots, TlsError};
 use crate::net::{tcp, tls};
 use crate::process::{Failure, Process};
 use crate::proto::http1::Url;
@@ -113,7 +113,7 @@ pub const OPTIONS: &[Opt] = &[
 /// # Errors
 /// [`Failure`]: it cannot start, or broke while running.
 pub fn run(values: Values) -> Result<(), Failure> {
-    let log = values.text("LOG")?.unwrap_or_default();
+    let log = needed(&values, "LOG")?;
     let settings = Settings::read(&values)?;
     let process = Process::start(&log)?;
     let client = Client::start(&values, settings)?;
@@ -256,17 +256,18 @@ struct Client {
 }
 
 impl Client {
-    /// Starts everything, what others stand on first. What can be wrong with the configuration shows
-    /// before the first thread is started.
+    /// Starts everything, what others stand on first. What can be wrong with the configuration
+    /// shows before anybody is served.
     fn start(values: &Values, settings: Settings) -> Result<Client, Failure> {
         let usage = |name: &str, error: &dyn fmt::Display| Failure::from(values.bad(name, error));
-        let front = tcp::bind(settings.front).map_err(|error| usage("PORT", &error))?;
+        let front = tcp::bind(settings.front)
+            .map_err(|error| usage(address_option(&error, "PORT"), &error))?;
         let admin = tcp::bind(settings.admin).map_err(|error| usage("ADMIN", &error))?;
         let tls = match settings.plain_only {
             true => None,
             false => Some(
                 tls::server_config(&settings.certfile, &settings.privatekey, &our_names())
-                    .map_err(|error| usage("CERTFILE", &error))?,
+                    .map_err(|error| usage(pair_option(&error, &settings.privatekey), &error))?,
             ),
         };
         let upstream = Upstream::new(UpstreamConfig {
@@ -304,10 +305,10 @@ impl Client {
         Ok(Client { front, admin, fetcher, catalog, engine })
     }
 
-    /// Lets responses on their way end until `deadline`, then ends everything in the order in which the
-    /// parts stand on each other.
+    /// Lets responses on their way end until `deadline`, then ends everything in the order in which
+    /// the parts stand on each other.
     fn stop(self, deadline: Time) {
-        // A response that waits for bytes of a job waits until the job ends: at the deadline all do.
+        // A response that waits for bytes of a job waits until the job ends: all do at the deadline.
         let served = Stop::new();
         let (fetcher, all_served) = (Arc::clone(&self.fetcher), served.clone());
         let cutter = thread::spawn("stop", Role::Core, move || {
@@ -328,6 +329,21 @@ impl Client {
     }
 }
 
+/// An address that is not ours is the fault of `INTERFACE`, anything else of the port.
+fn address_option(error: &io::Error, port: &'static str) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrNotAvailable { "INTERFACE" } else { port }
+}
+
+/// Which of the two options of the pair is at fault.
+fn pair_option(error: &TlsError, key: &Path) -> &'static str {
+    match error {
+        TlsError::Half { absent: path, .. } | TlsError::File { path, .. } if path == key => {
+            "PRIVATEKEY"
+        }
+        _ => "CERTFILE",
+    }
+}
+
 /// Requests of the admin listener that are served at once.
 const ADMIN_WORKERS: usize = 4;
 
@@ -335,7 +351,8 @@ fn broken(error: io::Error) -> Failure {
     Failure::Broken(format!("the system refuses a thread or a descriptor: {error}"))
 }
 
-/// What our certificate is for, besides `localhost`: the name that others of the network know us by.
+/// What our certificate is for, besides `localhost`: the name that others of the network know us
+/// by.
 fn our_names() -> Vec<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();

@@ -74,7 +74,7 @@ impl Process {
     ///
     /// # Errors
     /// [`Failure::Broken`] if the system refuses a signal handler or a thread.
-    pub fn start(log_filter: &str) -> Result<Process, Failure> {
+    pub fn start(log_filter: &log::Filter) -> Result<Process, Failure> {
         log::start(log_filter);
         match sys::raise_open_files() {
             Ok(limit) => ::log::debug!("open files: at most {limit}"),

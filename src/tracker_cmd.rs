@@ -74,7 +74,7 @@ where
 /// [`Failure`]: it cannot start, or broke while running.
 pub fn run(values: Values) -> Result<(), Failure> {
     let settings = Settings::of(&values)?;
-    let log = values.text("LOG")?.unwrap_or_default();
+    let log = required(&values, "LOG")?;
     // All that an option can be wrong about comes before the first thread.
     let sockets = Sockets::bind(settings.address)
         .map_err(|error| values.bad(address_option(&error, "TRACKER_PORT"), &error))?;

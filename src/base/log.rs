@@ -1,17 +1,51 @@
 //! Logging: the `log` facade with `env_logger` behind it, one line per event on standard error, and
 //! a limit for lines that a peer or a client can cause.
 
+use std::fmt;
 use std::io::Write as _;
+use std::str::FromStr;
 use std::time::Duration;
+
+use ::log::LevelFilter;
 
 use crate::base::clock::Time;
 use crate::base::ranked::{Rank, Ranked};
 
-/// Starts logging at `filter`, in the syntax of `env_logger`: a level, or `module=level,...`.
-/// Later calls do nothing: tests start many clients in one process.
-pub fn start(filter: &str) {
+/// What is logged: a level, or `module=level`, or several of these with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(String);
+
+/// Text that is no [`Filter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError(String);
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is none of off, error, warn, info, debug and trace", self.0)
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    /// Stricter than `env_logger`, which takes a mistyped level for the name of a module.
+    fn from_str(text: &str) -> Result<Filter, FilterError> {
+        for part in text.split(',') {
+            let level = part.rsplit('=').next().unwrap_or(part).trim();
+            if level.parse::<LevelFilter>().is_err() {
+                return Err(FilterError(level.to_owned()));
+            }
+        }
+        Ok(Filter(text.to_owned()))
+    }
+}
+
+/// Starts logging. Later calls do nothing: tests start many clients in one process.
+pub fn start(filter: &Filter) {
     let _ = env_logger::Builder::new()
-        .parse_filters(filter)
+        .parse_filters(&filter.0)
         .format(|out, record| {
             let at = httpdate::fmt_http_date(std::time::SystemTime::now());
             let time = at.get(17..25).unwrap_or("");
@@ -78,6 +112,16 @@ macro_rules! log_limited {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_is_made_of_levels() {
+        for text in ["info", "WARN", "off", "info,torrent_cache=debug", "a::b=trace, error"] {
+            assert!(text.parse::<Filter>().is_ok(), "{text}");
+        }
+        for text in ["", "loud", "torrent_cache", "torrent_cache=", "info,", "a=debgu,info"] {
+            assert!(text.parse::<Filter>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn limiter_counts_what_it_holds_back() {
