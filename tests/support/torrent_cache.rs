@@ -23,7 +23,7 @@ pub struct Program {
 }
 
 /// The binary under test: the one that cargo built, or the one that `BINARY` names.
-fn binary() -> OsString {
+pub fn binary() -> OsString {
     std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_torrent-cache").into())
 }
 

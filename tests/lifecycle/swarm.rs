@@ -1,0 +1,126 @@
+//! Peers that die or lie in the middle of a transfer.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use torrent_cache::base::hash::Sha1Hash;
+use torrent_cache::base::rng::Rng;
+use torrent_cache::limits;
+use torrent_cache::proto::peer::{
+    Frame, HANDSHAKE_LEN, Handshake, Message, PeerId, encode_block_head,
+};
+use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest};
+
+use crate::support::torrent_cache::Program;
+use crate::support::{get, wait_for};
+use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, status};
+
+const BANNED: &str = "torrent_cache_peers_banned_total";
+
+#[test]
+fn the_only_peer_dies_and_the_reader_gets_every_byte() {
+    let world = World::start(11, 256 * MIB);
+    let mut first = world.seeder("first");
+    let second = world.client("second");
+    let download = Download::start(&world.url(&second), &[]);
+    wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
+    first.crash();
+    let from_peer = second.metric(FROM_PEERS);
+    assert!(from_peer < world.len(), "killed too late to prove anything");
+    download.expect_whole(&world.upstream.blob);
+
+    let (from_peers, from_upstream) = (second.metric(FROM_PEERS), second.metric(FROM_UPSTREAM));
+    assert!(from_upstream > 0 && from_peers > 0);
+    // What came twice is what the dead link had brought of pieces that it did not finish: at most
+    // as much as one link is asked for at a time.
+    let twice = from_peers + from_upstream - world.len();
+    let bound = i64::try_from(limits::LINK_BYTES_ASKED_MAX).expect("it is small");
+    assert!((0..=bound).contains(&twice), "{twice} bytes came twice, {from_upstream} upstream");
+    let ranges = world.upstream.gets().split_off(1);
+    assert!(ranges.iter().all(Option::is_some), "topped up by Range: {ranges:?}");
+}
+
+/// A peer that says it has everything, and sends nothing but zeros, to whoever calls. It has an
+/// address of its own: a ban is for all peers of one.
+fn start_liar() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.2:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let peer_id = PeerId::random(&mut Rng::seeded(5));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            std::thread::spawn(move || lie(stream, peer_id));
+        }
+    });
+    address
+}
+
+fn lie(mut stream: TcpStream, peer_id: PeerId) -> std::io::Result<()> {
+    let mut hello = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut hello)?;
+    let Ok(Some((theirs, _))) = Handshake::decode(&hello) else { return Ok(()) };
+    let mut out = Vec::new();
+    Handshake::ours(theirs.info_hash, peer_id).encode(&mut out);
+    Message::HaveAll.encode(&mut out);
+    Message::Unchoke.encode(&mut out);
+    stream.write_all(&out)?;
+    let mut unread = Vec::new();
+    loop {
+        while let Ok(Some((frame, used))) = Frame::decode(&unread) {
+            unread.drain(..used);
+            if let Frame::Message(Message::Request(block)) = frame {
+                stream.write_all(&encode_block_head(block))?;
+                stream.write_all(&vec![0; block.len as usize])?;
+            }
+        }
+        let mut part = [0; 4096];
+        match stream.read(&mut part)? {
+            0 => return Ok(()),
+            len => unread.extend_from_slice(&part[..len]),
+        }
+    }
+}
+
+/// Tells the tracker that somebody at `peer` has it all.
+fn announce(tracker: &Program, info_hash: Sha1Hash, peer: SocketAddr) {
+    let request = AnnounceRequest {
+        info_hash,
+        peer_id: PeerId::random(&mut Rng::seeded(6)),
+        port: peer.port(),
+        uploaded: 0,
+        downloaded: 0,
+        left: 0,
+        event: AnnounceEvent::Started,
+        numwant: None,
+        key: None,
+        ip: Some(peer.ip()),
+        tracker_id: None,
+    };
+    let url = format!("{}?{}", tracker.announce_url(), request.to_query());
+    assert_eq!(get(&url, &[]).expect("it answers").status, 200);
+}
+
+#[test]
+fn a_peer_that_sends_wrong_data_is_banned_and_the_pull_ends_right() {
+    let world = World::start(12, 24 * MIB);
+    let mut honest = world.seeder("honest");
+    assert!(honest.stop().success());
+    assert_eq!(world.seeders(), 0);
+    let liar = start_liar();
+    announce(&world.tracker, world.metainfo().info_hash(), liar);
+    let client = world.client("client");
+    world.pull(&client);
+    assert_eq!(client.metric(BANNED), 1, "{}", client.log());
+    assert!(client.log().contains("banned"));
+    assert_eq!(status(&client)["store"]["blobs"], 1);
+}
+
+#[test]
+fn a_liar_among_honest_peers_costs_no_byte_of_upstream() {
+    let world = World::start(13, 24 * MIB);
+    let _honest = world.seeder("honest");
+    announce(&world.tracker, world.metainfo().info_hash(), start_liar());
+    let client = world.client("client");
+    world.pull(&client);
+    assert_eq!(client.metric(FROM_UPSTREAM), 0, "{}", client.log());
+}
