@@ -125,15 +125,16 @@ const _: () = assert!(PEER_KEEP_ALIVE.as_secs() < PEER_IDLE.as_secs());
 /// Connections to peers that are being made, in either direction; when full, callers are turned away
 /// and candidates wait.
 pub const HANDSHAKES_MAX: usize = 128;
-/// Bytes of blocks that one link is asked for and has not sent; more that it sends are not kept.
-pub const LINK_BYTES_ASKED_MAX: u64 = 64 << 20;
+/// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept. As
+/// much as all links together, or an honest peer's blocks would be lost.
+pub const LINK_BYTES_ASKED_MAX: u64 = PIECE_BYTES_IN_FLIGHT_MAX;
 /// Idle memory of buffers for blocks; more is given back to the system.
 pub const POOL_BYTES_MAX: usize = 32 << 20;
 /// Banned peers that are remembered; when full, the oldest is forgotten.
 pub const BANNED_MAX: usize = 1000;
 /// Threads that hash and write pieces.
 pub const DISK_THREADS: usize = 2;
-/// Whole pieces waiting for a disk thread; when full, they wait with the engine, bounded by
+/// Jobs waiting for a disk thread; when full, they wait with the engine. Pieces are bounded by
 /// [`PIECE_BYTES_IN_FLIGHT_MAX`].
 pub const DISK_QUEUE_MAX: usize = 64;
 

@@ -7,7 +7,7 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::mailbox::Refused;
 use crate::engine::announce::Report;
-use crate::engine::disk::Job;
+use crate::engine::disk::{Job, Piece};
 use crate::engine::inbox::MemberId;
 use crate::engine::member::{Clogged, Role};
 use crate::engine::peer_io::Outgoing;
@@ -119,7 +119,7 @@ impl Run {
         let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) else {
             return;
         };
-        let job = Job {
+        let piece = Piece {
             member: id,
             piece,
             span: fetch.metainfo.geometry().span(piece),
@@ -128,6 +128,11 @@ impl Run {
             partial: Arc::clone(&fetch.partial),
             queued: figures::QUEUE_DISK.hold(),
         };
+        self.queue_job(Job::Finish(piece));
+    }
+
+    /// Queues a job; never waits.
+    pub(super) fn queue_job(&mut self, job: Job) {
         self.jobs_waiting.push_back(job);
         self.refill_disk();
     }

@@ -16,8 +16,16 @@ use crate::limits::DISK_THREADS;
 use crate::proto::geometry::{PieceIndex, Span};
 use crate::store::Partial;
 
+/// What a disk thread is to do.
+pub(super) enum Job {
+    /// Hash a piece and write it.
+    Finish(Piece),
+    /// Let go of a partial: the last one to do so deletes the file, which takes time.
+    LetGo(Arc<Partial>),
+}
+
 /// A piece whose blocks are all here.
-pub(super) struct Job {
+pub(super) struct Piece {
     pub(super) member: MemberId,
     pub(super) piece: PieceIndex,
     /// Where it lies in the blob.
@@ -41,16 +49,19 @@ pub(super) fn start(jobs: &Receiver<Job>, inbox: &Sender<Event>) -> io::Result<V
             let (jobs, inbox) = (jobs.clone(), inbox.clone());
             thread::spawn(format!("engine-disk-{number}"), Role::Core, move || {
                 while let Ok(job) = jobs.recv() {
-                    let _ = inbox.send(finish(job));
+                    match job {
+                        Job::Finish(piece) => drop(inbox.send(finish(piece))),
+                        Job::LetGo(partial) => drop(partial),
+                    }
                 }
             })
         })
         .collect()
 }
 
-/// Does one job; what the engine is to know of it.
-fn finish(job: Job) -> Event {
-    let Job { member, piece, span, hash, blocks, partial, queued: _queued } = job;
+/// Hashes a piece and, if it is right, writes it; what the engine is to know of it.
+fn finish(piece: Piece) -> Event {
+    let Piece { member, piece, span, hash, blocks, partial, queued: _queued } = piece;
     let mut hasher = Sha1::default();
     blocks.iter().for_each(|block| hasher.update(block));
     if hasher.finish() != hash {

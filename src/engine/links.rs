@@ -3,8 +3,8 @@
 //! One thread per connection makes the handshake (BEP 3), starts the writer, tells the engine, and
 //! then reads. The table here is what these threads and the engine share, besides the inbox.
 //!
-//! **Invariant:** every connection's socket and every thread stands in the table until it has ended,
-//! so that [`Links::close`] reaches all of them.
+//! **Invariant:** every connection's socket and every thread stands in the table until it has
+//! ended, so that [`Links::close`] reaches all of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;

@@ -39,7 +39,7 @@ const REQUESTS_USUAL: usize = 250;
 pub(super) struct Run {
     inbox: Receiver<Event>,
     pub(super) jobs: Sender<Job>,
-    /// Pieces that wait for room in the queue of the disk threads.
+    /// What waits for room in the queue of the disk threads.
     pub(super) jobs_waiting: VecDeque<Job>,
     pub(super) links: Arc<Links>,
     pub(super) announcer: Arc<Announcer>,
@@ -226,6 +226,9 @@ impl Run {
         }
         for link in &member.links {
             self.open.remove(link);
+        }
+        if let Role::Fetch(fetch) = member.role {
+            self.queue_job(Job::LetGo(fetch.partial));
         }
     }
 }
