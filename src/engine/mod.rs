@@ -1,9 +1,9 @@
 //! The threads round the swarms: sockets, disk, clock and tracker on one side, [`crate::swarm`],
 //! which only decides, on the other.
 //!
-//! One thread owns all swarms, links and candidates ([`run`]); swarm state has an owner, not a
-//! lock. A block's way in: reader thread ([`peer_io`]) -> inbox -> engine, which asks the swarm and
-//! keeps the block ([`collect`]) -> disk thread ([`disk`]), which hashes the piece in memory,
+//! One thread owns all swarms, links and candidates (`run`); swarm state has an owner, not a
+//! lock. A block's way in: reader thread (`peer_io`) -> inbox -> engine, which asks the swarm and
+//! keeps the block (`collect`) -> disk thread (`disk`), which hashes the piece in memory,
 //! writes it and marks the feed -> inbox -> `HAVE` to the others. A block's way out: the swarm
 //! grants it, the engine queues it, the link's writer thread reads the span from the file and sends
 //! it.
