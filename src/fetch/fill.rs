@@ -87,6 +87,7 @@ pub(super) struct Gauge {
     started_at: Time,
     last_byte_at: AtomicU64,
     bytes: AtomicU64,
+    brought: AtomicU64,
     left: AtomicBool,
 }
 
@@ -96,6 +97,7 @@ impl Gauge {
             started_at: now,
             last_byte_at: AtomicU64::new(now.nanos()),
             bytes: AtomicU64::new(0),
+            brought: AtomicU64::new(0),
             left: AtomicBool::new(false),
         }
     }
@@ -108,6 +110,12 @@ impl Gauge {
     /// When the last byte came, or the stream was started.
     pub(super) fn last_byte_at(&self) -> Time {
         Time::after_start(Duration::from_nanos(self.last_byte_at.load(Ordering::Relaxed)))
+    }
+
+    /// Bytes that came and were missing. Those that come again are no progress: an upstream that
+    /// ignores Range and always breaks at the same place would be asked for ever.
+    pub(super) fn brought(&self) -> u64 {
+        self.brought.load(Ordering::Relaxed)
     }
 
     /// Bytes that came.
@@ -199,6 +207,7 @@ impl Fill {
         let new = &bytes[known..];
         if !new.is_empty() {
             self.partial.write(new_at, &[new])?;
+            self.gauge.brought.fetch_add(new.len() as u64, Ordering::Relaxed);
         }
         Ok(Span { offset: new_at, len: new.len() as u64 })
     }
@@ -245,6 +254,7 @@ impl Fill {
             if !self.partial.feed().is_readable(span) {
                 self.partial.write(span.offset, &[&buf])?;
                 self.partial.feed().mark(span);
+                self.gauge.brought.fetch_add(span.len, Ordering::Relaxed);
             }
             claim.stored(piece, span.len);
         }

@@ -387,7 +387,7 @@ impl Conductor {
     fn settle(&mut self, gauge: &Gauge) {
         self.upstream_bytes += gauge.bytes();
         // An upstream that sends a few bytes at a time before it breaks is as good as one that is down.
-        if gauge.bytes() >= limits::COPY_LEN as u64 {
+        if gauge.brought() >= limits::COPY_LEN as u64 {
             self.failures = 0;
         }
         if let Some(rate) = gauge.rate() {

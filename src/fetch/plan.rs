@@ -45,7 +45,7 @@ pub enum FillView {
     },
     /// None is running.
     Idle {
-        /// Attempts that ended badly since bytes last came from upstream.
+        /// Attempts that ended badly since upstream last brought a good part that was missing.
         failures: u32,
         /// When the last attempt ended, well or badly.
         ended_at: Option<Time>,
