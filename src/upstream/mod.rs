@@ -315,13 +315,20 @@ impl Read for ClientBody<'_> {
     }
 }
 
+const CONDITIONS: [&str; 5] =
+    ["If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since"];
+
 /// What goes along with a request for a blob: its bytes as they are, and all of them unless said
-/// otherwise.
+/// otherwise. Conditions (RFC 9110 section 13.1) are one client's alone: what is asked for here is
+/// for others too.
 fn forwarded(headers: &Headers) -> Headers {
     let mut headers = headers.clone();
     headers.strip_hop_by_hop();
-    for name in ["Host", "Content-Length", "Expect", "Range", "If-Range", "Accept-Encoding"] {
+    for name in ["Host", "Content-Length", "Expect", "Range", "Accept-Encoding"] {
         headers.remove(name);
+    }
+    for condition in CONDITIONS {
+        headers.remove(condition);
     }
     headers.append("Accept-Encoding", "identity");
     headers
