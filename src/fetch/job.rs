@@ -249,6 +249,9 @@ impl Conductor {
             fill.leave();
         }
         if let Some((failure, why)) = failure {
+            // Before anybody learns of it: who asks again at once starts afresh.
+            self.fetcher.forget(&self.job);
+            self.fetcher.store().discard(&self.partial);
             let _ = self.job.failure.set(failure);
             self.partial.feed().fail(&why);
             crate::log_limited!(warn, "blob {} failed: {why}", self.job.name);
@@ -424,6 +427,11 @@ impl Conductor {
                 self.wrong_piece = Some((piece, got));
                 self.fill_failed(FillError::WrongPiece { piece, got }.to_string());
             }
+            Err(error) if self.metainfo.is_some() && is_other_len(&error) => {
+                // Readers were promised the catalog's length: this job cannot end well.
+                self.pass_over();
+                return Some((Failure::WrongDigest, error.to_string()));
+            }
             Err(error) => {
                 self.refused = matches!(&error, FillError::Upstream(error) if is_final(error));
                 self.fill_failed(error.to_string());
@@ -489,6 +497,12 @@ impl Conductor {
         }
     }
 
+    fn pass_over(&self) {
+        if let Some(metainfo) = &self.metainfo {
+            self.fetcher.pass_over(&self.job.name, metainfo);
+        }
+    }
+
     fn transfer(&self, failure: Option<&'static str>) -> Transfer {
         let peers = match &self.membership {
             Some(membership) => membership.progress().bytes_from_peers,
@@ -513,6 +527,15 @@ fn failure_text(failure: Option<&Failure>) -> Option<&'static str> {
         Failure::WrongDigest => "wrong digest",
         Failure::Sources => "no source was left",
     })
+}
+
+/// Whether the upstream says that the blob has another length than the catalog does.
+fn is_other_len(error: &FillError) -> bool {
+    match error {
+        FillError::Length { .. } => true,
+        FillError::Upstream(UpstreamError::Status(answer)) => answer.status == 416,
+        _ => false,
+    }
 }
 
 /// Whether asking again would bring the same answer.

@@ -207,13 +207,18 @@ impl Fetcher {
 
     /// Passes over a catalog's entry that led to wrong bytes, and takes it out of the catalog.
     fn distrust(&self, name: &BlobName, metainfo: &Metainfo) {
+        self.pass_over(name, metainfo);
+        log::warn!("blob {name}: the catalog's entry led to wrong bytes and is withdrawn");
+        self.parts.catalog.withdraw(name, metainfo.encode());
+    }
+
+    /// Passes over a catalog's entry that the upstream contradicts. Whichever of the two is wrong:
+    /// if the upstream's bytes have the right digest, they are published in its place.
+    fn pass_over(&self, name: &BlobName, metainfo: &Metainfo) {
         let now = Time::now();
         let mut distrusted = self.distrusted.lock();
         distrusted.retain(|_, until| *until > now);
         distrusted.insert((*name, metainfo.info_hash()), now + limits::DISTRUST);
-        drop(distrusted);
-        log::warn!("blob {name}: the catalog's entry led to wrong bytes and is withdrawn");
-        self.parts.catalog.withdraw(name, metainfo.encode());
     }
 
     fn is_distrusted(&self, name: &BlobName, metainfo: &Metainfo) -> bool {

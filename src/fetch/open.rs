@@ -93,6 +93,16 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`]: nothing has been sent, the client can be told.
     pub fn open(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
+        let mut reader = self.open_once(request)?;
+        if reader.was_misled() {
+            drop(reader);
+            // Nothing has left yet, and the catalog's entry is passed over from now on.
+            return self.open_once(request);
+        }
+        Ok(reader)
+    }
+
+    fn open_once(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
         loop {
             if let Some(reader) = self.stored(request)? {
                 return Ok(reader);
@@ -193,18 +203,15 @@ impl Fetcher {
             return Ok(reader);
         }
         if let Some(metainfo) = self.catalogued(&request.name)
-            && let Some(partial) = self.open_swarm(&leadership.job, metainfo)
+            && let Some((partial, start)) = self.join_swarm(&request.name, metainfo)
         {
-            // The pieces are on their way while the upstream is asked.
-            if let Err(error) = self.authorise(request) {
-                // Others may have been let in meanwhile: they keep the job.
-                if partial.feed().readers().is_empty() {
-                    leadership.job.cancel();
-                }
-                return Err(error);
+            // The pieces are on their way while the upstream is asked. Nobody else reads them yet:
+            // who is refused leaves nothing behind, and whoever waits asks for itself.
+            self.authorise(request).inspect_err(|_| self.store().discard(&partial))?;
+            if Conductor::start(self, &leadership.job, &partial, start).is_ok() {
+                figures::REQUESTS_SWARM.add(1);
+                return self.reader(request, &leadership.job, &partial);
             }
-            figures::REQUESTS_SWARM.add(1);
-            return self.reader(request, &leadership.job, &partial);
         }
         figures::REQUESTS_UPSTREAM.add(1);
         self.lead_from_upstream(request, &leadership.job)
@@ -231,14 +238,12 @@ impl Fetcher {
         }
     }
 
-    /// Starts the job in its swarm. `None`: it cannot be kept here, and is passed through.
-    fn open_swarm(self: &Arc<Self>, job: &Arc<Job>, known: Arc<Metainfo>) -> Option<Arc<Partial>> {
-        let partial = self.begin(&job.name(), Some(known.geometry().blob_len()))?;
+    /// Joins the swarm of a blob. `None`: it cannot be kept here.
+    fn join_swarm(&self, name: &BlobName, known: Arc<Metainfo>) -> Option<(Arc<Partial>, Start)> {
+        let partial = self.begin(name, Some(known.geometry().blob_len()))?;
         let joined = self.engine().join(Arc::clone(&known), Arc::clone(&partial));
         let membership = Arc::new(joined.ok()?);
-        let start = Start::Swarm(known, membership);
-        Conductor::start(self, job, &partial, start).ok()?;
-        Some(partial)
+        Some((partial, Start::Swarm(known, membership)))
     }
 
     fn begin(&self, name: &BlobName, len: Option<u64>) -> Option<Arc<Partial>> {
@@ -312,7 +317,10 @@ fn start_of(range: Option<ByteRange>) -> Option<(u64, Option<u64>)> {
 fn passing(request: &BlobRequest, body: Body) -> Result<Reader, FetchError> {
     let total = body.total;
     let (at, end) = match total {
-        Some(0) | None => (0, None),
+        Some(0) => (0, None),
+        // A part of a blob whose length the upstream does not tell is passed on as that.
+        None if body.status == 206 => (body.offset, body.left().map(|left| body.offset + left)),
+        None => (0, None),
         Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
     };
     let whole = at == 0 && body.offset == 0 && (end.is_none() || end == total);

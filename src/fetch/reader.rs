@@ -139,6 +139,14 @@ impl Reader {
         }
     }
 
+    /// Waits for the first byte of a swarm, and says whether there is none because the catalog's
+    /// entry has turned out to be wrong.
+    pub(super) fn was_misled(&mut self) -> bool {
+        let Source::Arriving(arriving) = &mut self.source else { return false };
+        arriving.job.is_in_swarm()
+            && matches!(arriving.wait(self.at, self.end), Err(ReadError::WrongDigest))
+    }
+
     /// The byte after the last that may leave now, waiting until there is one.
     fn releasable(&mut self) -> Result<u64, ReadError> {
         if let Source::Arriving(arriving) = &mut self.source {

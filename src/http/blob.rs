@@ -100,7 +100,8 @@ fn send(
     let mut headers = fields(name, reader.source());
     headers.append("Content-Type", "application/octet-stream");
     let (first, end) = (reader.offset(), reader.end());
-    let is_part = is_range && reader.total().is_some();
+    // Without an end no range can be told: then it is the whole, from the first byte on.
+    let is_part = is_range && end.is_some();
     if let (true, Some(end)) = (is_part, end) {
         let last = end.saturating_sub(1);
         let range = ContentRange::Part { first, last, total: reader.total() };
