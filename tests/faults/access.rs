@@ -1,0 +1,135 @@
+//! Who may have what: a cached blob is given only to whom the upstream would give it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::curl::{Got, curl};
+use crate::site::{MIB, blobs_kept, url, wait_until_catalogued, wait_until_kept};
+use crate::support::faults::FaultProxy;
+use crate::support::image::Blob;
+use crate::support::origin::{Origin, Request, Step, answer, whole};
+use crate::support::torrent_cache::Program;
+use crate::support::wait_for;
+use crate::upstream::random_blob;
+
+const CHALLENGE: &str = "Bearer realm=\"https://auth.example/token\"";
+
+/// What a registry says that keeps `blob` in the private repository `secret`, and serves everybody
+/// from the repository `open`, which does not hold it.
+fn private(request: &Request, blob: &Blob) -> Vec<Step> {
+    let is_head = request.line.starts_with("HEAD");
+    let refuse = |status: &str, field: &str| {
+        vec![answer(&[&format!("HTTP/1.1 {status}"), field, "Content-Length: 0"], b"")]
+    };
+    if !request.target().starts_with("/v2/secret/") {
+        return refuse("404 Not Found", "X-Test: 1");
+    }
+    match request.header("authorization") {
+        None => refuse("401 Unauthorized", &format!("WWW-Authenticate: {CHALLENGE}")),
+        Some("Bearer good" | "Bearer better") if is_head => {
+            let len = format!("Content-Length: {}", blob.bytes.len());
+            vec![answer(&["HTTP/1.1 200 OK", &len], b"")]
+        }
+        Some("Bearer good" | "Bearer better") => vec![whole(&blob.bytes)],
+        Some(_) => refuse("403 Forbidden", "X-Test: 1"),
+    }
+}
+
+fn ask(client: &Program, repository: &str, blob: &Blob, token: &str, more: &[&str]) -> Got {
+    let field = format!("Authorization: Bearer {token}");
+    let mut arguments = more.to_vec();
+    if !token.is_empty() {
+        arguments.extend(["--header", &field]);
+    }
+    curl(&url(client, repository, &blob.digest), &arguments)
+}
+
+#[test]
+fn a_cached_blob_is_refused_to_whom_the_upstream_refuses_it() {
+    let blob = random_blob(50, MIB);
+    let held = blob.clone();
+    let origin = Origin::start(move |request| private(request, &held));
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_kept(&client, 1);
+    for more in [&[][..], &["--head"], &["--range", "0-9"]] {
+        let nobody = ask(&client, "secret", &blob, "", more);
+        assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, Some(CHALLENGE)));
+        assert_eq!(ask(&client, "secret", &blob, "bad", more).status, 403);
+        assert_eq!(ask(&client, "open", &blob, "good", more).status, 404);
+        assert_eq!(ask(&client, "open", &blob, "", more).status, 404);
+    }
+    let etag = format!("If-None-Match: \"{}\"", blob.digest);
+    assert_eq!(ask(&client, "secret", &blob, "bad", &["--header", &etag]).status, 403);
+    assert_eq!(ask(&client, "secret", &blob, "good", &["--header", &etag]).status, 304);
+    ask(&client, "secret", &blob, "better", &[]).assert_is(200, &blob.bytes);
+    let fetches = origin.seen().into_iter().filter(|request| {
+        request.line.starts_with("GET /v2/secret/") && request.header("authorization").is_some()
+    });
+    assert_eq!(fetches.count(), 1, "all but the first came from the store");
+}
+
+#[test]
+fn with_the_upstream_away_only_what_was_granted_is_served() {
+    let blob = random_blob(51, MIB);
+    let held = blob.clone();
+    let origin = Origin::start(move |request| private(request, &held));
+    let proxy = FaultProxy::start(origin.addr());
+    let start = |name: &str, offline: &str| {
+        let client =
+            Program::client(name, &[("REGISTRY_LOCATION", &proxy.url()), ("OFFLINE", offline)]);
+        ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+        wait_until_kept(&client, 1);
+        client
+    };
+    let (granted, allow) = (start("granted", "granted"), start("allow", "allow"));
+    drop(proxy);
+    ask(&granted, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    for (repository, token) in [("secret", ""), ("secret", "better"), ("open", "good")] {
+        let got = ask(&granted, repository, &blob, token, &[]);
+        assert_eq!((got.exit, got.status), (Some(0), 502), "{repository} {token}");
+        ask(&allow, repository, &blob, token, &[]).assert_is(200, &blob.bytes);
+    }
+}
+
+#[test]
+fn a_refused_reader_starts_nothing_and_harms_no_other() {
+    let blob = random_blob(52, 2 * MIB);
+    let (held, release) = (blob.clone(), Arc::new(AtomicBool::new(false)));
+    let asked = Arc::new(AtomicBool::new(false));
+    let (released, was_asked) = (Arc::clone(&release), Arc::clone(&asked));
+    let origin = Origin::start(move |request| {
+        if request.header("authorization") == Some("Bearer bad") {
+            was_asked.store(true, Ordering::SeqCst);
+            wait_for("the test", || released.load(Ordering::SeqCst).then_some(()));
+        }
+        private(request, &held)
+    });
+    let tracker = Program::tracker("tracker", &[]);
+    let (registry, announce) = (format!("http://{}", origin.addr()), tracker.announce_url());
+    let options = [
+        ("REGISTRY_LOCATION", registry.as_str()),
+        ("ETCD_PORT", tracker.option("ETCD_PORT")),
+        ("TRACKER", &announce),
+    ];
+    let first = Program::client("first", &options);
+    ask(&first, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_catalogued(tracker.option("ETCD_PORT"), &blob);
+    // The catalog knows the blob: the second could have it of the first without asking.
+    let second = Program::client("second", &options);
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| ask(&second, "secret", &blob, "bad", &[]));
+        wait_for("its question", || asked.load(Ordering::SeqCst).then_some(()));
+        let served = scope.spawn(|| ask(&second, "secret", &blob, "good", &[]));
+        wait_for("both requests", || {
+            (second.metric("torrent_cache_http_workers{state=\"busy\"}") >= 3).then_some(())
+        });
+        release.store(true, Ordering::SeqCst);
+        assert_eq!(refused.join().expect("curl ran").status, 403);
+        served.join().expect("curl ran").assert_is(200, &blob.bytes);
+    });
+    let third = Program::client("third", &options);
+    assert_eq!(ask(&third, "secret", &blob, "bad", &[]).status, 403);
+    assert_eq!(blobs_kept(&third), 0);
+}

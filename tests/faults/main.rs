@@ -1,0 +1,13 @@
+//! The whole program against what fails around it: upstreams, etcd, the tracker, clients that may
+//! not have what they ask for, and clients that ask in pieces. All processes are real.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod catalog;
+mod curl;
+mod requests;
+mod services;
+mod site;
+mod upstream;

@@ -1,0 +1,161 @@
+//! What clients ask for beside whole blobs, and how many ask at once.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use crate::curl::curl;
+use crate::site::{MIB, REPOSITORY, Site, blobs_kept, pull, url, wait_until_kept};
+use crate::support::faults::Fault;
+use crate::support::image::Blob;
+use crate::support::origin::{Origin, answer};
+use crate::support::torrent_cache::Program;
+use crate::support::wait_for;
+
+#[test]
+fn a_stored_blob_is_served_in_every_shape_without_asking_for_its_bytes_again() {
+    let site = Site::start(70, &[MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let (bytes, len) = (&blob.bytes, blob.bytes.len());
+    pull(&client, blob, &[]).assert_is(200, bytes);
+    wait_until_kept(&client, 1);
+    let part = |range: &str, wanted: &[u8], first: usize| {
+        let got = pull(&client, blob, &["--range", range]);
+        got.assert_is(206, wanted);
+        let content_range = format!("bytes {first}-{}/{len}", first + wanted.len() - 1);
+        assert_eq!(got.header("content-range"), Some(content_range.as_str()));
+    };
+    part("0-0", &bytes[..1], 0);
+    part("1000-1999", &bytes[1000..2000], 1000);
+    part("1000-", &bytes[1000..], 1000);
+    part("-10", &bytes[len - 10..], len - 10);
+    part(&format!("5-{}", len + 5), &bytes[5..], 5);
+    let outside = pull(&client, blob, &["--range", &format!("{len}-")]);
+    outside.assert_is(416, b"");
+    assert_eq!(outside.header("content-range"), Some(format!("bytes */{len}").as_str()));
+    pull(&client, blob, &["--range", "0-1,5-6"]).assert_is(200, bytes);
+    let etag = format!("If-None-Match: \"{}\"", blob.digest);
+    pull(&client, blob, &["--header", &etag]).assert_is(304, b"");
+    pull(&client, blob, &["--header", "If-None-Match: \"x\""]).assert_is(200, bytes);
+    let head = pull(&client, blob, &["--head"]);
+    assert_eq!((head.exit, head.status), (Some(0), 200));
+    assert_eq!(head.header("content-length"), Some(len.to_string().as_str()));
+    assert_eq!(head.header("docker-content-digest"), Some(blob.digest.as_str()));
+    assert_eq!(site.fetches(blob), 1);
+}
+
+#[test]
+fn a_small_part_of_an_absent_blob_is_passed_through() {
+    let site = Site::start(71, &[4 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let (bytes, len) = (&blob.bytes, blob.bytes.len());
+    pull(&client, blob, &["--range", "1000-1999"]).assert_is(206, &bytes[1000..2000]);
+    pull(&client, blob, &["--range", "-10"]).assert_is(206, &bytes[len - 10..]);
+    assert_eq!(site.proxy.blob_bytes(&blob.digest), 1010);
+    for range in [format!("{len}-"), format!("{len}-{}", len + 1)] {
+        assert_eq!(pull(&client, blob, &["--range", &range]).status, 416, "{range}");
+    }
+    assert_eq!(blobs_kept(&client), 0);
+}
+
+#[test]
+fn a_part_of_a_blob_of_unknown_length_is_told_as_a_part() {
+    let lines = ["HTTP/1.1 206 Partial Content", "Content-Range: bytes 5-9/*", "Content-Length: 5"];
+    let origin = Origin::always(vec![answer(&lines, b"fghij")]);
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let got = pull(&client, &Blob::new(b"abcdefghijkl".to_vec()), &["--range", "5-9"]);
+    got.assert_is(206, b"fghij");
+    assert_eq!(got.header("content-range"), Some("bytes 5-9/*"));
+}
+
+#[test]
+fn an_open_part_of_an_absent_blob_comes_at_once_and_the_rest_is_fetched_too() {
+    let site = Site::start(72, &[4 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let got = pull(&client, blob, &["--range", "3000000-"]);
+    got.assert_is(206, &blob.bytes[3_000_000..]);
+    wait_until_kept(&client, 1);
+    assert_eq!(site.proxy.blob_bytes(&blob.digest), blob.bytes.len() as u64, "no byte twice");
+    pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+}
+
+#[test]
+fn a_question_about_an_absent_blob_fetches_nothing() {
+    let site = Site::start(73, &[MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let head = pull(&client, blob, &["--head"]);
+    assert_eq!((head.exit, head.status), (Some(0), 200));
+    let len = blob.bytes.len().to_string();
+    assert_eq!(head.header("content-length"), Some(len.as_str()));
+    let nothing = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(curl(&url(&client, REPOSITORY, &nothing), &["--head"]).status, 404);
+    assert_eq!(site.fetches(blob), 0);
+    assert_eq!(blobs_kept(&client), 0);
+}
+
+#[test]
+fn many_readers_share_one_request() {
+    let site = Site::start(74, &[8 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let etag = format!("If-None-Match: W/\"{}x\"", blob.digest);
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let (client, etag) = (&client, &etag);
+            scope.spawn(move || match number {
+                0 => pull(client, blob, &["--header", etag]).assert_is(200, &blob.bytes),
+                _ => pull(client, blob, &[]).assert_is(200, &blob.bytes),
+            });
+        }
+    });
+    assert_eq!(site.fetches(blob), 1);
+}
+
+#[test]
+fn a_reader_that_has_the_blob_does_not_break_the_stream_of_another() {
+    let site = Site::start(75, &[2 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    // The second request goes with the headers of whoever asked last.
+    site.proxy.fail(&blob.digest, 1, Fault::Stall { after: MIB as u64 });
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| pull(&client, blob, &[]));
+        wait_for("the stream", || (site.fetches(blob) == 1).then_some(()));
+        let etag = format!("If-None-Match: \"{}\"", blob.digest);
+        let second = pull(&client, blob, &["--header", &etag]);
+        assert!(matches!(second.status, 200 | 304), "{}", second.head);
+        first.join().expect("curl ran").assert_is(200, &blob.bytes);
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_stops_nobody() {
+    let site = Site::start(76, &[8 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let mut leaver = TcpStream::connect(client.addr()).expect("it listens");
+    let path = format!("/v2/{REPOSITORY}/blobs/{}", blob.digest);
+    write!(leaver, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+    leaver.read_exact(&mut [0; 1]).expect("it answers");
+    let stays = || pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+    std::thread::scope(|scope| {
+        let stayer = scope.spawn(stays);
+        drop(leaver);
+        stayer.join().expect("curl ran");
+    });
+    wait_until_kept(&client, 1);
+    assert_eq!(site.fetches(blob), 1);
+}
+
+#[test]
+fn one_connection_serves_request_after_request() {
+    let site = Site::start(77, &[MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    let blob_url = url(&client, REPOSITORY, &blob.digest);
+    let nothing = url(&client, REPOSITORY, &format!("sha256:{}", "0".repeat(64)));
+    let api = format!("http://{}/v2/", client.addr());
+    let mut arguments = vec![blob_url.as_str(), &blob_url, &nothing, &api];
+    arguments.extend(["--output", "/dev/null"].repeat(4));
+    for more in [&[][..], &["--range", "5-9"], &["--head"]] {
+        let got = curl(&blob_url, &[&arguments, more].concat());
+        assert_eq!(got.exit, Some(0), "{}", got.head);
+        assert_eq!(got.connections, ["1", "0", "0", "0", "0"], "{}", got.head);
+    }
+}

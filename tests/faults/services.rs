@@ -1,0 +1,112 @@
+//! etcd and the tracker are away, and come back.
+
+use std::time::{Duration, Instant};
+
+use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, Site, catalogued};
+use crate::support::etcd::Etcd;
+use crate::support::torrent_cache::Program;
+use crate::support::wait_for;
+
+/// A tracker that never is.
+const NO_TRACKER: &str = "http://127.0.0.1:1/announce";
+
+/// Far more than the budgets of one image add up to, far less than any retry without bound.
+const PULL: Duration = Duration::from_secs(20);
+
+fn pull_in_time(site: &Site, client: &Program) {
+    let start = Instant::now();
+    site.pull_through(client);
+    assert!(start.elapsed() < PULL, "{:?}", start.elapsed());
+}
+
+fn wait_until_published(site: &Site, etcd_port: &str) {
+    let count = site.image.blobs().count();
+    wait_for("publication", || (catalogued(etcd_port).len() == count).then_some(()));
+}
+
+/// Waits until the tracker knows one peer of each blob.
+fn wait_until_announced(site: &Site, tracker: &Program) {
+    let count = i64::try_from(site.image.blobs().count()).expect("a few");
+    wait_for("announces", || {
+        (tracker.metric("torrent_cache_tracker_swarms") >= count).then_some(())
+    });
+}
+
+#[test]
+fn without_etcd_and_tracker_it_is_a_caching_proxy() {
+    let site = Site::start(40, &[2 * MIB, MIB]);
+    let client = site.lone_client();
+    pull_in_time(&site, &client);
+    pull_in_time(&site, &client);
+    for blob in site.image.blobs() {
+        assert_eq!(site.fetches(blob), 1, "{}", blob.digest);
+    }
+}
+
+#[test]
+fn without_a_tracker_a_catalogued_blob_comes_from_upstream() {
+    let site = Site::start(41, &[2 * MIB]);
+    let etcd = Etcd::start();
+    let etcd_port = etcd.client_port().to_string();
+    pull_in_time(&site, &site.client("first", &etcd_port, NO_TRACKER));
+    wait_until_published(&site, &etcd_port);
+    pull_in_time(&site, &site.client("second", &etcd_port, NO_TRACKER));
+}
+
+#[test]
+fn sharing_resumes_when_etcd_is_there() {
+    let site = Site::start(42, &[2 * MIB, MIB]);
+    let mut etcd = Etcd::start();
+    etcd.process().kill();
+    let etcd_port = etcd.client_port().to_string();
+    let tracker = Program::tracker("tracker", &[]);
+    let announce_url = tracker.announce_url();
+    let first = site.client("first", &etcd_port, &announce_url);
+    pull_in_time(&site, &first);
+    etcd.start_again();
+    etcd.wait_until_healthy();
+    wait_until_published(&site, &etcd_port);
+    wait_until_announced(&site, &tracker);
+    let second = site.client("second", &etcd_port, &announce_url);
+    pull_in_time(&site, &second);
+    assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
+}
+
+#[test]
+fn a_frozen_etcd_holds_nobody_up() {
+    let site = Site::start(43, &[2 * MIB, MIB]);
+    let mut etcd = Etcd::start();
+    let etcd_port = etcd.client_port().to_string();
+    let tracker = Program::tracker("tracker", &[]);
+    let announce_url = tracker.announce_url();
+    let first = site.client("first", &etcd_port, &announce_url);
+    etcd.process().pause();
+    pull_in_time(&site, &first);
+    etcd.process().resume();
+    wait_until_published(&site, &etcd_port);
+    wait_until_announced(&site, &tracker);
+    let second = site.client("second", &etcd_port, &announce_url);
+    pull_in_time(&site, &second);
+    assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
+}
+
+#[test]
+fn a_frozen_tracker_holds_nobody_up() {
+    let site = Site::start(44, &[2 * MIB, MIB]);
+    let etcd = Etcd::start();
+    let etcd_port = etcd.client_port().to_string();
+    let mut tracker = Program::tracker("tracker", &[]);
+    let announce_url = tracker.announce_url();
+    let first = site.client("first", &etcd_port, &announce_url);
+    tracker.process().pause();
+    pull_in_time(&site, &first);
+    wait_until_published(&site, &etcd_port);
+    let second = site.client("second", &etcd_port, &announce_url);
+    pull_in_time(&site, &second);
+    assert!(second.metric(FROM_UPSTREAM) > 0, "nobody could have told it of a peer");
+    tracker.process().resume();
+    wait_until_announced(&site, &tracker);
+    let third = site.client("third", &etcd_port, &announce_url);
+    pull_in_time(&site, &third);
+    assert!(third.metric(FROM_PEERS) > 0, "{}", third.log());
+}
