@@ -1,7 +1,7 @@
 //! Requests that pass through: manifests, tags, tokens, uploads, and all that proxy clients fetch.
 //!
-//! Status, headers, body and challenges are the upstream's own; only what concerns one connection is
-//! not passed on. Nothing is cached: a tag's manifest depends on `Accept`, and may change.
+//! Status, headers, body and challenges are the upstream's own; only what concerns one connection
+//! is not passed on. Nothing is cached: a tag's manifest depends on `Accept`, and may change.
 
 use std::io::{self, Read as _};
 
@@ -43,8 +43,15 @@ fn answer_with(
     mut relayed: Relayed,
 ) -> Result<(), ExchangeError> {
     let mut headers = relayed.headers;
+    let declared = headers.text("content-length").and_then(|text| text.parse().ok());
     headers.remove("Content-Length");
-    exchange.start(relayed.status, &headers, relayed.len)?;
+    // Without a body, the length is that of the one a GET would bring (RFC 9110 8.6): dockerd gives
+    // up a mirror that does not say how long a manifest is.
+    let len = match relayed.len {
+        BodyLen::None => declared.map_or(BodyLen::None, BodyLen::Known),
+        len => len,
+    };
+    exchange.start(relayed.status, &headers, len)?;
     if *method != Method::Head && relayed.len != BodyLen::None {
         let mut buf = vec![0; limits::COPY_LEN];
         loop {
