@@ -10,6 +10,8 @@ set -euo pipefail
 packages=("$@")
 if ((${#packages[@]} == 0)); then
   packages=(etcd-server etcd-client docker-registry skopeo curl python3 gcc libc6-dev)
+  # The programs that pull, for tests/clients.rs.
+  packages+=(containerd docker.io ostree podman)
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent)
 fi

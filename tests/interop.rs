@@ -1,5 +1,5 @@
-//! With other BitTorrent software: what the catalog holds is a `.torrent` for everybody, and bytes go
-//! both ways.
+//! With other BitTorrent software: what the catalog holds is a `.torrent` for everybody, and bytes
+//! go both ways.
 
 mod support;
 

@@ -1,0 +1,288 @@
+//! The programs that pull: each takes one image through two clients, the second from the first.
+//!
+//! Daemons run with folders and sockets of their own; nothing of the system's is touched.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::foreign::{program, without_proxies};
+use support::image::{Image, digest};
+use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network};
+use support::process::Process;
+use support::torrent_cache::Program;
+use support::{skopeo, temp_dir};
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+
+/// Runs `pull` through two clients, each time from nothing, and fails unless the image crossed the
+/// uplink once.
+fn crosses_the_uplink_once(seed: u64, pull: impl Fn(&Image, &Program)) {
+    let mut network = Network::start(seed, &[3 * MIB, 2 * MIB, MIB]);
+    let first = network.client("first", &[]);
+    pull(&network.image, &first);
+    assert_eq!(first.metric(FROM_UPSTREAM), network.image.blob_bytes(), "{}", first.log());
+    network.wait_until_published(&first);
+    network.wait_until_announced(1);
+    // Without TLS its port must say no to it at once: most of these programs try it first.
+    let second = network.client("second", &[("REGISTRY_NO_SSL", "1")]);
+    pull(&network.image, &second);
+    assert_eq!(second.metric(FROM_UPSTREAM), 0, "{}", second.log());
+    assert_eq!(second.metric(FROM_PEERS), network.image.blob_bytes());
+    network.assert_each_blob_left_once();
+    // What containerd says to a mirror is not for a registry.
+    assert!(!network.registry.process().output().contains("ns=docker.io"));
+}
+
+/// Runs `command` to its end and fails unless it succeeds; its output.
+fn run(command: Command, package: &str) -> String {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let finished = Process::run(&name, without_proxies(command), package);
+    assert!(finished.status.success(), "{name}: {}", finished.output);
+    finished.output
+}
+
+/// A command for what wants to be root: for anybody else, the root of a namespace.
+fn as_root(name: &str) -> Command {
+    if fs::metadata("/proc/self").expect("/proc is there").uid() == 0 {
+        return Command::new(program(name));
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]).arg(program(name));
+    command
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().expect("below dir")).expect("the folder can be made");
+    fs::write(&path, text).expect("disk has room");
+    path
+}
+
+#[test]
+fn skopeo_copies() {
+    crosses_the_uplink_once(20, |image, client| {
+        skopeo::pull_and_verify(image, client.addr(), NAME);
+    });
+}
+
+#[test]
+fn skopeo_fetches_layers() {
+    crosses_the_uplink_once(21, |image, client| {
+        let dir = temp_dir();
+        let mut command = Command::new("skopeo");
+        command.current_dir(dir.path()).args(["--insecure-policy", "--tls-verify=false", "layers"]);
+        run(with(command, &[format!("docker://{}/{NAME}", client.addr())]), "skopeo");
+        let made = fs::read_dir(dir.path()).expect("it is there").next().expect("one folder");
+        image.assert_is_in(&made.expect("it can be read").path());
+    });
+}
+
+fn with(mut command: Command, arguments: &[String]) -> Command {
+    command.args(arguments);
+    command
+}
+
+/// containerd with folders of its own.
+struct Containerd {
+    socket: PathBuf,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Containerd {
+    fn start() -> Containerd {
+        let dir = temp_dir();
+        let socket = dir.path().join("containerd.sock");
+        let text = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        let config = write(dir.path(), "config.toml", text);
+        let mut command = as_root("containerd");
+        command.arg("--config").arg(config).arg("--address").arg(&socket);
+        command.arg("--root").arg(dir.path().join("root"));
+        command.arg("--state").arg(dir.path().join("state"));
+        let mut process = Process::spawn("containerd", command, "containerd");
+        process.wait_until("it serves", |output| {
+            output.contains("containerd successfully booted").then_some(())
+        });
+        Containerd { socket, process, dir }
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> String {
+        let mut command = as_root("ctr");
+        command.arg("--address").arg(&self.socket).args(arguments);
+        run(command, "containerd")
+    }
+}
+
+#[test]
+fn containerd_fetches() {
+    crosses_the_uplink_once(22, |image, client| {
+        let containerd = Containerd::start();
+        let hosts = format!(
+            "server = \"http://127.0.0.1:1\"\n[host.\"http://{}\"]\n  \
+             capabilities = [\"pull\", \"resolve\"]\n",
+            client.addr()
+        );
+        write(containerd.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
+        let hosts = containerd.dir.path().join("hosts").display().to_string();
+        let name = format!("docker.io/{NAME}");
+        containerd.ctr(&["content", "fetch", "--hosts-dir", &hosts, &name]);
+        for blob in image.blobs().chain([&image.manifest]) {
+            let path = blob.digest.replace(':', "/");
+            let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
+            let bytes = fs::read(containerd.dir.path().join(path)).expect("it was fetched");
+            assert_eq!(digest(&bytes), blob.digest);
+            assert!(containerd.ctr(&["content", "ls"]).contains(&blob.digest));
+        }
+    });
+}
+
+#[test]
+fn podman_pulls() {
+    crosses_the_uplink_once(23, |image, client| {
+        let dir = temp_dir();
+        let registries = format!(
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:1\"\n\
+             [[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
+            client.addr()
+        );
+        let registries = write(dir.path(), "registries.conf", &registries);
+        let policy = "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}";
+        let policy = write(dir.path(), "policy.json", policy);
+        let podman = |arguments: &[&str]| {
+            let mut command = as_root("podman");
+            command.env("CONTAINERS_REGISTRIES_CONF", &registries).env("HOME", dir.path());
+            command.arg("--root").arg(dir.path().join("root"));
+            command.arg("--runroot").arg(dir.path().join("run"));
+            command.arg("--tmpdir").arg(dir.path().join("tmp"));
+            command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"]);
+            command.args(["--events-backend=none", "image"]).args(arguments);
+            run(command, "podman")
+        };
+        let name = format!("docker.io/{NAME}");
+        let signatures = format!("--signature-policy={}", policy.display());
+        podman(&["pull", "--quiet", &signatures, &name]);
+        // It has checked each layer against the configuration that has this id.
+        let seen = podman(&["inspect", "--format", "sha256:{{.Id}} {{.Digest}}", &name]);
+        let wanted = format!("{} {}", image.config.digest, image.manifest.digest);
+        assert!(seen.contains(&wanted), "{seen}");
+    });
+}
+
+/// dockerd on a containerd of its own.
+struct Dockerd {
+    host: String,
+    process: Process,
+    containerd: Containerd,
+}
+
+impl Dockerd {
+    /// One with this mirror. Where it would fall back to when a mirror fails, nobody listens.
+    fn start(mirror: &str) -> Dockerd {
+        let containerd = Containerd::start();
+        let path = |name: &str| containerd.dir.path().join(name);
+        let host = format!("unix://{}", path("docker.sock").display());
+        let config = write(containerd.dir.path(), "daemon.json", "{}");
+        let mut command = without_proxies(as_root("dockerd"));
+        command.env("HTTPS_PROXY", "http://127.0.0.1:9").env("HTTP_PROXY", "http://127.0.0.1:9");
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--storage-driver=vfs", "--host", &host, "--registry-mirror", mirror]);
+        command.arg("--config-file").arg(config).arg("--containerd").arg(&containerd.socket);
+        command.arg("--data-root").arg(path("docker")).arg("--exec-root").arg(path("exec"));
+        command.arg("--pidfile").arg(path("docker.pid"));
+        let mut process = Process::spawn("dockerd", command, "docker.io");
+        process.wait_until("it serves", |output| output.contains("API listen on").then_some(()));
+        Dockerd { host, process, containerd }
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        let mut command = as_root("docker");
+        command.env("DOCKER_CONFIG", self.containerd.dir.path());
+        command.args(["--host", &self.host]).args(arguments);
+        run(command, "docker.io")
+    }
+
+    /// Ends it in order, so that it lets go of its mounts.
+    fn stop(mut self) {
+        self.process.terminate();
+        self.containerd.process.terminate();
+    }
+}
+
+#[test]
+fn docker_pulls() {
+    crosses_the_uplink_once(24, |image, client| {
+        let dockerd = Dockerd::start(&format!("http://{}", client.addr()));
+        let name = NAME.trim_start_matches("library/");
+        dockerd.docker(&["pull", "--quiet", name]);
+        // It has checked each layer against the configuration that has this id.
+        let seen =
+            dockerd.docker(&["image", "inspect", "--format", "{{.Id}}{{.RepoDigests}}", name]);
+        assert!(seen.starts_with(&image.config.digest), "{seen}");
+        assert!(seen.contains(&image.manifest.digest), "{seen}");
+        dockerd.stop();
+    });
+}
+
+/// A web server of the files in a folder.
+fn serve_files(dir: &Path) -> (Process, String) {
+    let mut command = Command::new("python3");
+    command.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
+    command.arg(dir).arg("0");
+    let mut process = Process::spawn("http.server", command, "python3");
+    let port: u16 = process.wait_until("it serves", |output| {
+        let (_, rest) = output.split_once(" port ")?;
+        rest.split(' ').next()?.parse().ok()
+    });
+    (process, format!("http://127.0.0.1:{port}"))
+}
+
+fn ostree(repo: &Path, proxy: Option<String>, arguments: &[&str]) -> String {
+    let mut command = without_proxies(Command::new("ostree"));
+    command.args(arguments).arg(format!("--repo={}", repo.display()));
+    command.envs(proxy.map(|proxy| ("http_proxy", proxy)));
+    let finished = Process::run("ostree", command, "ostree");
+    assert!(finished.status.success(), "ostree {arguments:?}: {}", finished.output);
+    finished.output
+}
+
+/// Through the client as its proxy, with a delta from nothing and a delta from the commit before.
+#[test]
+fn ostree_pulls() {
+    const RELAYED: &str = "torrent_cache_relayed_requests_total{outcome=\"ok\"}";
+    let client = Program::client("client", &[]);
+    let proxy = || Some(format!("http://{}", client.addr()));
+    let dir = temp_dir();
+    let path = |name: &str| dir.path().join(name);
+    let (origin, host) = (path("origin"), path("host"));
+    ostree(&origin, None, &["init", "--mode=archive"]);
+    ostree(&host, None, &["init", "--mode=bare-user-only"]);
+    let (server, url) = serve_files(&origin);
+    ostree(&host, None, &["remote", "add", "--no-sign-verify", "origin", &url]);
+    let mut relayed = 0;
+    for (count, seed, from) in [(1, 25, &["--empty"][..]), (2, 26, &[])] {
+        let layer = Image::random(seed, &[2 * MIB]).layers.remove(0);
+        write(&path("tree"), "usr/note", &format!("commit {seed}"));
+        fs::write(path(&format!("tree/usr/{seed}")), &layer.bytes).expect("disk has room");
+        let tree = format!("--tree=dir={}", path("tree").display());
+        ostree(&origin, None, &["commit", "--branch=main", "--canonical-permissions", &tree]);
+        ostree(&origin, None, &[&["static-delta", "generate", "main"], from].concat());
+        ostree(&origin, None, &["summary", "--update"]);
+        ostree(&host, proxy(), &["pull", "origin", "main"]);
+        let commit = |repo, name| ostree(repo, None, &["rev-parse", name]);
+        assert_eq!(commit(&host, "origin:main"), commit(&origin, "main"));
+        ostree(&host, None, &["fsck"]);
+        let out = path(&format!("out-{seed}"));
+        ostree(&host, None, &["checkout", "-U", "origin:main", &out.display().to_string()]);
+        let read = fs::read(out.join(format!("usr/{seed}"))).expect("it was checked out");
+        assert!(read == layer.bytes, "other bytes");
+        assert!(client.metric(RELAYED) > relayed, "it went past the client");
+        relayed = client.metric(RELAYED);
+        let deltas = server.output().lines().filter(|line| line.contains("/superblock ")).count();
+        assert_eq!(deltas, count, "it took objects one by one");
+    }
+}
