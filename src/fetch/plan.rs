@@ -91,7 +91,10 @@ pub fn next(view: &View) -> Step {
                 None if view.now >= retry_at => Step::Fill { steal: false },
                 None => Step::Wait(retry_at),
                 Some(swarm) if exhausted => swarm_alone(view, swarm),
-                Some(swarm) => beside_swarm(view, swarm, retry_at, found_nothing),
+                Some(swarm) => {
+                    let found_nothing_at = ended_at.filter(|_| found_nothing);
+                    beside_swarm(view, swarm, retry_at, found_nothing_at)
+                }
             }
         }
     }
@@ -104,12 +107,24 @@ fn swarm_alone(view: &View, swarm: &SwarmView) -> Step {
     if view.now >= over_at { Step::GiveUp } else { Step::Wait(over_at) }
 }
 
-fn beside_swarm(view: &View, swarm: &SwarmView, retry_at: Time, found_nothing: bool) -> Step {
+fn beside_swarm(
+    view: &View,
+    swarm: &SwarmView,
+    retry_at: Time,
+    found_nothing_at: Option<Time>,
+) -> Step {
     let slow_at = slow_at(view, swarm);
     // Pieces that peers were asked for are taken from them only after a second span of patience: a
-    // piece that is fetched twice is the uplink's loss.
-    let steal_at = slow_at + limits::NO_PROGRESS;
-    let fill_at = if found_nothing { steal_at } else { slow_at }.max(retry_at);
+    // piece that is fetched twice is the uplink's loss. A slow swarm has it from when there was
+    // nothing else to take, since it may stay just as slow for ever.
+    let (fill_at, steal_at) = match found_nothing_at {
+        Some(at) => {
+            let steal_at = slow_at.max(at + limits::NO_PROGRESS);
+            (steal_at, steal_at)
+        }
+        None => (slow_at, slow_at + limits::NO_PROGRESS),
+    };
+    let fill_at = fill_at.max(retry_at);
     if view.now >= fill_at {
         Step::Fill { steal: view.now >= steal_at }
     } else {
@@ -124,11 +139,12 @@ fn slow_at(view: &View, swarm: &SwarmView) -> Time {
     };
     let settled_at = swarm.joined_at + limits::NO_PROGRESS;
     let wanted = view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2);
-    if swarm.rate < wanted && view.now >= settled_at {
-        return view.now;
-    }
     // Not stalled before the pause, and its rate is looked at again no later than that.
-    last_byte_at + limits::NO_PROGRESS
+    let stalled_at = last_byte_at + limits::NO_PROGRESS;
+    if swarm.rate < wanted && view.now >= settled_at {
+        return stalled_at.min(view.now);
+    }
+    stalled_at
 }
 
 /// How long to wait before attempt number `failures + 1`: at once the first time, since most failures
@@ -233,6 +249,24 @@ mod tests {
         assert_eq!(next(&view), Step::Fill { steal: false });
         view.now = at(1900);
         assert!(matches!(next(&view), Step::Wait(_)), "too early to judge a rate");
+    }
+
+    #[test]
+    fn a_swarm_that_is_slow_for_ever_is_stolen_from() {
+        let nothing = FillView::Idle {
+            failures: 0,
+            ended_at: Some(at(8000)),
+            found_nothing: true,
+            refused: false,
+        };
+        // Silent since long, and a byte now and then: neither may keep a piece for ever.
+        for last_byte_at in [1000, 9999] {
+            let slow = swarm(Some(last_byte_at), 1);
+            assert_eq!(next(&view(9999, slow, nothing)), Step::Wait(at(10_000)));
+            assert_eq!(next(&view(10_000, slow, nothing)), Step::Fill { steal: true });
+        }
+        assert_eq!(next(&view(9000, swarm(Some(1000), 0), IDLE)), Step::Fill { steal: true });
+        assert_eq!(next(&view(9000, swarm(Some(8999), 1), IDLE)), Step::Fill { steal: false });
     }
 
     #[test]
