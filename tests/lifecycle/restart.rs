@@ -46,6 +46,22 @@ fn a_kill_in_the_middle_of_a_fetch_leaves_nothing_half() {
 }
 
 #[test]
+fn a_kill_in_the_middle_of_a_swarm_leaves_nothing_half() {
+    let world = World::start(25, 256 * MIB);
+    let _seeder = world.seeder("seeder");
+    let mut client = world.client("client");
+    let mut download = Download::start(&world.url(&client), &[]);
+    wait_for("bytes from the peer", || (client.metric(FROM_PEERS) > 8_000_000).then_some(()));
+    client.crash();
+    assert_ne!(download.wait(), Some(0), "killed too late to prove anything");
+    client.start_again();
+    assert_eq!(status(&client)["store"]["blobs"], 0);
+    assert!(stored(&client, "partial").is_empty());
+    world.pull(&client);
+    assert_eq!((client.metric(FROM_UPSTREAM), client.metric(FROM_PEERS)), (0, world.len()));
+}
+
+#[test]
 fn a_kill_when_the_last_byte_is_out_leaves_it_whole_or_not_at_all() {
     for seed in 30..34 {
         let world = World::start(seed, 8 * MIB);

@@ -1,13 +1,16 @@
 //! How it ends: what is told to whom, how long it may take, what is left.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use torrent_cache::base::sys;
 use torrent_cache::limits;
 
+use crate::support::origin::{Origin, Step};
 use crate::support::torrent_cache::Program;
 use crate::support::{PATIENCE, wait_for};
-use crate::world::{Download, FROM_UPSTREAM, MIB, World};
+use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World};
 
 /// More than a stop that has to wait for nobody ever takes, on a busy machine.
 const QUICK: Duration = Duration::from_secs(4);
@@ -72,6 +75,67 @@ fn a_fetch_whose_upstream_is_silent_does_not_hold_it_up() {
     assert_clean_end(&mut client);
     assert!(start.elapsed() < limits::STOP + QUICK, "{:?}", start.elapsed());
     assert_ne!(download.wait(), Some(0));
+}
+
+#[test]
+fn a_relayed_request_whose_upstream_is_silent_does_not_hold_it_up() {
+    let origin = Origin::always(vec![Step::Stall]);
+    let url = format!("http://{}", origin.addr());
+    let mut client = Program::client("client", &[("REGISTRY_LOCATION", &url)]);
+    let url = format!("http://{}/v2/library/a/manifests/latest", client.addr());
+    let mut download = Download::start(&url, &[]);
+    wait_for("the request", || (!origin.seen().is_empty()).then_some(()));
+    let start = Instant::now();
+    signal(&mut client);
+    assert_clean_end(&mut client);
+    assert!(start.elapsed() < limits::STOP + QUICK, "{:?}", start.elapsed());
+    assert_ne!(download.wait(), Some(0));
+}
+
+#[test]
+fn an_open_tunnel_does_not_hold_it_up() {
+    let origin = Origin::always(vec![Step::Stall]);
+    let mut client = Program::client("client", &[]);
+    let mut stream = TcpStream::connect(client.addr()).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is no zero");
+    write!(stream, "CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.addr()).expect("it is open");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let start = Instant::now();
+    signal(&mut client);
+    assert_clean_end(&mut client);
+    assert!(start.elapsed() < limits::STOP + QUICK, "{:?}", start.elapsed());
+}
+
+#[test]
+fn idle_connections_do_not_hold_it_up() {
+    let mut client = Program::client("client", &[]);
+    let connect = |_| TcpStream::connect(client.addr()).expect("it listens");
+    let mut streams: Vec<TcpStream> = (0..50).map(connect).collect();
+    // A head that never ends, and a handshake that never does.
+    streams[0].write_all(b"GET /v2/ HTT").expect("it is open");
+    streams[1].write_all(&[0x16, 3, 1, 2, 0, 1]).expect("it is open");
+    let start = Instant::now();
+    signal(&mut client);
+    assert_clean_end(&mut client);
+    assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
+}
+
+#[test]
+fn peers_that_are_served_do_not_hold_it_up() {
+    let world = World::start(47, 256 * MIB);
+    let mut seeder = world.seeder("seeder");
+    let mut client = world.client("client");
+    let _download = Download::start(&world.url(&client), &[]);
+    wait_for("bytes from the peer", || (client.metric(FROM_PEERS) > 8_000_000).then_some(()));
+    // It takes nothing more, and says nothing.
+    client.process().pause();
+    let start = Instant::now();
+    signal(&mut seeder);
+    assert_clean_end(&mut seeder);
+    assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
+    client.process().resume();
 }
 
 #[test]

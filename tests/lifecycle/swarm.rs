@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
-use torrent_cache::limits;
 use torrent_cache::proto::peer::{
     Frame, HANDSHAKE_LEN, Handshake, Message, PeerId, encode_block_head,
 };
@@ -31,13 +30,38 @@ fn the_only_peer_dies_and_the_reader_gets_every_byte() {
 
     let (from_peers, from_upstream) = (second.metric(FROM_PEERS), second.metric(FROM_UPSTREAM));
     assert!(from_upstream > 0 && from_peers > 0);
-    // What came twice is what the dead link had brought of pieces that it did not finish: at most
-    // as much as one link is asked for at a time.
+    // No piece comes twice, but of the one that was on its way over the dead link some blocks had.
     let twice = from_peers + from_upstream - world.len();
-    let bound = i64::try_from(limits::LINK_BYTES_ASKED_MAX).expect("it is small");
+    let bound = i64::from(world.metainfo().geometry().piece_len());
     assert!((0..=bound).contains(&twice), "{twice} bytes came twice, {from_upstream} upstream");
     let ranges = world.upstream.gets().split_off(1);
     assert!(ranges.iter().all(Option::is_some), "topped up by Range: {ranges:?}");
+}
+
+#[test]
+fn the_only_peer_stops_in_order_and_the_reader_gets_every_byte() {
+    let world = World::start(14, 256 * MIB);
+    let mut first = world.seeder("first");
+    let second = world.client("second");
+    let download = Download::start(&world.url(&second), &[]);
+    wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
+    assert!(first.stop().success());
+    download.expect_whole(&world.upstream.blob);
+    assert!(second.metric(FROM_UPSTREAM) > 0, "stopped too late to prove anything");
+}
+
+#[test]
+fn the_only_peer_falls_silent_and_the_reader_gets_every_byte() {
+    let world = World::start(15, 256 * MIB);
+    let mut first = world.seeder("first");
+    let second = world.client("second");
+    let download = Download::start(&world.url(&second), &[]);
+    wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
+    // Its connections stay open, and nothing comes any more.
+    first.process().pause();
+    download.expect_whole(&world.upstream.blob);
+    assert!(second.metric(FROM_UPSTREAM) > 0, "frozen too late to prove anything");
+    first.process().resume();
 }
 
 /// A peer that says it has everything, and sends nothing but zeros, to whoever calls. It has an
