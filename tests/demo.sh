@@ -6,7 +6,8 @@
 #   LAYERS=3 MIB=64 tests/demo.sh
 #   BINARY=path/to/torrent-cache tests/demo.sh        instead of building one
 #
-# Everything listens on 127.0.0.1 on ports that are free, and ends with this script.
+# Each client has a loopback address of its own, 127.0.0.11 and up, as if it were a host. Everything
+# listens on ports that are free, and ends with this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -71,7 +72,7 @@ wait_for() {
   return 1
 }
 
-healthy() { curl -fsS --noproxy '*' "http://127.0.0.1:$1/health"; }
+ready() { curl -fsS --noproxy '*' "http://127.0.0.1:$1/ready"; }
 
 say "1/5 tools and the program"
 missing=()
@@ -110,7 +111,7 @@ storage: { filesystem: { rootdirectory: $work/registry } }
 http: { addr: "127.0.0.1:$registry_port" }
 YML
 start registry env OTEL_TRACES_EXPORTER=none docker-registry serve "$work/registry.yml"
-wait_for "the tracker is healthy" healthy "$tracker_admin"
+wait_for "the tracker is ready" ready "$tracker_admin"
 wait_for "the registry answers" curl -fsS --noproxy '*' "http://127.0.0.1:$registry_port/v2/"
 
 say "3/5 an image: $layers layers of $mib MiB of random bytes"
@@ -147,7 +148,8 @@ skopeo --insecure-policy copy --quiet --dest-tls-verify=false --dest-no-creds --
 say "4/5 $clients clients, as on $clients hosts"
 for ((n = 1; n <= clients; n++)); do
   at=$((4 + 3 * (n - 1)))
-  start "client-$n" "$binary" client --interface 127.0.0.1 --port "${ports[at]}" \
+  host=127.0.0.$((10 + n))
+  start "client-$n" "$binary" client --interface "$host" --advertise "$host" --port "${ports[at]}" \
     --admin "127.0.0.1:${ports[at + 1]}" \
     --torrent-first-port "${ports[at + 2]}" --torrent-last-port "${ports[at + 2]}" \
     --tracker "http://127.0.0.1:$tracker_port/announce" \
@@ -156,7 +158,7 @@ for ((n = 1; n <= clients; n++)); do
     --storage "$work/client-$n" --certfile "$work/cert-$n.pem" --privatekey "$work/key-$n.pem"
 done
 for ((n = 1; n <= clients; n++)); do
-  wait_for "client $n is healthy" healthy "${ports[4 + 3 * (n - 1) + 1]}"
+  wait_for "client $n is ready" ready "${ports[4 + 3 * (n - 1) + 1]}"
 done
 
 say "5/5 the same pull through each client"
@@ -165,8 +167,8 @@ for ((n = 1; n <= clients; n++)); do
   echo "  client $n: pulling $((layers * mib)) MiB ..."
   begin=$(date +%s%N)
   skopeo --insecure-policy copy --quiet --src-tls-verify=false --src-no-creds \
-    "docker://127.0.0.1:${ports[at]}/library/demo:latest" "dir:$work/pulled-$n"
-  echo "$n ${ports[at + 2]} $((($(date +%s%N) - begin) / 1000000))" >>"$work/pulls"
+    "docker://127.0.0.$((10 + n)):${ports[at]}/library/demo:latest" "dir:$work/pulled-$n"
+  echo "$n $((($(date +%s%N) - begin) / 1000000))" >>"$work/pulls"
   curl -fsS --noproxy '*' "http://127.0.0.1:${ports[at + 1]}/status.json" >"$work/status-$n.json"
   curl -fsS --noproxy '*' "http://127.0.0.1:${ports[at + 1]}/metrics" >"$work/metrics-$n"
 done
@@ -175,7 +177,7 @@ python3 - "$work" <<'PY'
 import hashlib, json, os, re, sys
 folder = sys.argv[1]
 pulls = [list(map(int, line.split())) for line in open(f"{folder}/pulls")]
-names = {port: f"client {number}" for number, port, _ in pulls}
+names = {f"127.0.0.{10 + number}": f"client {number}" for number, _ in pulls}
 def digest(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -185,14 +187,14 @@ def counted(number, source):
     return int(found[1])
 manifest = json.load(open(f"{folder}/image/manifest.json"))
 blobs = [blob["digest"].removeprefix("sha256:") for blob in [manifest["config"]] + manifest["layers"]]
-columns = [names[port] for _, port, _ in pulls]
+columns = list(names.values())
 print(f"\n{'':10}{'seconds':>9}{'upstream':>12}" + "".join(f"{'from ' + c:>16}" for c in columns)
       + f"{'peers, all':>13}   digests")
-for number, port, ms in pulls:
+for number, ms in pulls:
     peers = {}
     for transfer in json.load(open(f"{folder}/status-{number}.json"))["transfers"]:
         for address, count in transfer["sources"]["peers"].items():
-            name = names.get(int(address.rsplit(":", 1)[1]), address)
+            name = names.get(address, address)
             peers[name] = peers.get(name, 0) + count
     for blob in blobs:
         got = digest(f"{folder}/pulled-{number}/{blob}")

@@ -76,6 +76,8 @@ fn row(opt: &Opt) -> String {
         default => format!("`{default}`"),
     };
     let (name, flag, value, help) = (opt.name, opt.flag(), opt.value, opt.help);
+    // A bar within a cell would end it.
+    let value = value.replace('|', "\\|");
     format!("| `{name}` | `{flag}{space}{value}` | {default} | {help} |")
 }
 
