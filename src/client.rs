@@ -308,7 +308,8 @@ impl Client {
     /// Lets responses on their way end until `deadline`, then ends everything in the order in which
     /// the parts stand on each other.
     fn stop(self, deadline: Time) {
-        // A response that waits for bytes of a job waits until the job ends: all do at the deadline.
+        // A response that waits for bytes of a job waits until the job ends: all do at the
+        // deadline.
         let served = Stop::new();
         let (fetcher, all_served) = (Arc::clone(&self.fetcher), served.clone());
         let cutter = thread::spawn("stop", Role::Core, move || {

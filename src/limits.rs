@@ -74,8 +74,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
 pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
 /// Workers of one server: requests served at once; when all are busy, readable connections wait.
 pub const HTTP_WORKERS_MAX: usize = 256;
-/// What a handler left of a request's body is read up to this length to keep the connection; beyond it,
-/// closing costs less.
+/// What a handler left of a request's body is read up to this length to keep the connection; beyond
+/// it, closing costs less.
 pub const HTTP_DRAIN_LEN_MAX: u64 = 64 << 10;
 /// How long a worker without work stays.
 pub const HTTP_WORKER_IDLE: Duration = Duration::from_secs(30);
@@ -122,11 +122,11 @@ pub const PEER_WRITE: Duration = Duration::from_secs(60);
 /// A link on which we have nothing to say for this long gets a keep-alive (BEP 3).
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(100);
 const _: () = assert!(PEER_KEEP_ALIVE.as_secs() < PEER_IDLE.as_secs());
-/// Connections to peers that are being made, in either direction; when full, callers are turned away
-/// and candidates wait.
+/// Connections to peers that are being made, in either direction; when full, callers are turned
+/// away and candidates wait.
 pub const HANDSHAKES_MAX: usize = 128;
-/// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept. As
-/// much as all links together, or an honest peer's blocks would be lost.
+/// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept.
+/// As much as all links together, or an honest peer's blocks would be lost.
 pub const LINK_BYTES_ASKED_MAX: u64 = PIECE_BYTES_IN_FLIGHT_MAX;
 /// Idle memory of buffers for blocks; more is given back to the system.
 pub const POOL_BYTES_MAX: usize = 32 << 20;
@@ -159,8 +159,8 @@ pub const ANNOUNCE_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 pub const TRACKER_PEERS_MAX: usize = 200;
 /// Swarms of one scrape; more are not answered. The bound of BEP 15: so many fit one datagram.
 pub const TRACKER_SCRAPE_MAX: usize = 74;
-/// The longest answer of an HTTP tracker that is read: [`TRACKER_PEERS_MAX`] peers in dictionaries are 20 KB,
-/// but a tracker may send more than were asked for.
+/// The longest answer of an HTTP tracker that is read: [`TRACKER_PEERS_MAX`] peers in dictionaries
+/// are 20 KB, but a tracker may send more than were asked for.
 pub const TRACKER_ANSWER_LEN_MAX: usize = 256 << 10;
 /// Peers that the tracker remembers, 12 bytes for each with IPv4 and 24 with IPv6: 1,000 hosts with
 /// 4,000 blobs each. When full, a new one is answered but not remembered.
@@ -187,8 +187,8 @@ pub const TRACKER_SEEDER_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 
 // Fetching.
 
-/// A stream from upstream that brings nothing for this long is left and another started. Longer than
-/// [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow.
+/// A stream from upstream that brings nothing for this long is left and another started. Longer
+/// than [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow.
 pub const FILL_STALLED: Duration = Duration::from_secs(8);
 /// Attempts at upstream without one byte between them before it is given up.
 pub const FILL_ATTEMPTS_MAX: u32 = 6;

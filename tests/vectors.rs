@@ -350,8 +350,8 @@ fn announces_of_other_clients_are_understood() {
 #[test]
 fn scrapes_of_other_clients_are_understood() {
     let queries = entries("http-queries.hex").into_iter().map(|(_, query)| query);
-    let scrape = queries.map(|query| String::from_utf8(query).unwrap());
-    let scrape = scrape.filter(|query| !query.contains("peer_id")).next_back().unwrap();
+    let mut scrape = queries.map(|query| String::from_utf8(query).unwrap());
+    let scrape = scrape.rfind(|query| !query.contains("peer_id")).unwrap();
     let request = ScrapeRequest::from_query(&scrape).unwrap();
     assert_eq!(request.info_hashes, [Sha1Hash::from_hex(SMALL).unwrap()]);
 }

@@ -150,7 +150,8 @@ impl Client {
     }
 
     fn wants_login(&self, refusal: &Refusal) -> bool {
-        // "user name is empty": the token is missing; "revision of auth store is old": it is outdated.
+        // "user name is empty": the token is missing; "revision of auth store is old": it is
+        // outdated.
         let outdated = ["user name", "auth store"];
         let stale = outdated.iter().any(|words| refusal.message.contains(words));
         let is_stale = refusal.code == INVALID_ARGUMENT && stale;

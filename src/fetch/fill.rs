@@ -1,5 +1,5 @@
-//! One stream from upstream into a partial: of a gap of bytes when no piece hash is known, of a run of
-//! claimed pieces when they are.
+//! One stream from upstream into a partial: of a gap of bytes when no piece hash is known, of a run
+//! of claimed pieces when they are.
 //!
 //! **Invariant:** with known hashes no byte is written before its piece has passed; without, the
 //! follower judges the whole before its last bytes leave.
@@ -164,8 +164,9 @@ impl Fill {
         self.learn_len(body.total)?;
         let mut at = body.offset;
         let stop_at = end.or(self.partial.len());
-        // Without a length the last part read stays unmarked until the next: when the end is met, the
-        // length is known before the last byte is readable, and who follows the feed knows where it ends.
+        // Without a length the last part read stays unmarked until the next: when the end is met,
+        // the length is known before the last byte is readable, and who follows the feed knows
+        // where it ends.
         let mut unmarked = Span { offset: at, len: 0 };
         let mut buf = vec![0; limits::COPY_LEN];
         while stop_at.is_none_or(|stop_at| at < stop_at) {

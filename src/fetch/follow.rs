@@ -1,7 +1,7 @@
 //! The follower of a job: reads the partial in order, as it becomes readable, and hashes it.
 //!
-//! It reads back what was written, from the page cache, on its own thread: the sources only write, and
-//! what is judged is what is on disk.
+//! It reads back what was written, from the page cache, on its own thread: the sources only write,
+//! and what is judged is what is on disk.
 //!
 //! Not here: what follows from the verdict (`job`).
 
@@ -25,8 +25,8 @@ pub enum Verdict {
     Unreadable(StoreError),
 }
 
-/// Follows `partial` to its end and judges it. With `hash_pieces`, makes the hashes of the pieces as
-/// well. `None`: the feed failed first, and somebody else has said why.
+/// Follows `partial` to its end and judges it. With `hash_pieces`, makes the hashes of the pieces
+/// as well. `None`: the feed failed first, and somebody else has said why.
 #[must_use]
 pub fn follow(name: &BlobName, partial: &Arc<Partial>, hash_pieces: bool) -> Option<Verdict> {
     match digest(name, partial, hash_pieces) {

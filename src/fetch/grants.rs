@@ -1,9 +1,9 @@
 //! What upstreams have said about who may read what. Pure: time is an argument.
 //!
-//! Two facts make a yes: the repository holds the blob (true for everybody, for ever, since a blob is
-//! immutable), and this credential may read the repository (true for [`limits::GRANT`]). They are kept
-//! apart, so that a client that comes back with a new token costs the upstream one question for a whole
-//! image, while a digest of another, private repository gets nobody anything.
+//! Two facts make a yes: the repository holds the blob (true for everybody, for ever, since a blob
+//! is immutable), and this credential may read the repository (true for [`limits::GRANT`]). They
+//! are kept apart, so that a client that comes back with a new token costs the upstream one
+//! question for a whole image, while a digest of another, private repository gets nobody anything.
 //!
 //! **Invariant:** a credential is kept as its hash, in memory only.
 

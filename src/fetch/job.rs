@@ -1,9 +1,11 @@
 //! One blob on its way: who reads it, and the conductor that starts and ends its sources.
 //!
 //! A job has a conductor thread, a follower thread (`follow`), at most one stream from upstream
-//! (`fill`), and, if the catalog knows the blob, a part in its swarm. It goes on when its readers leave.
+//! (`fill`), and, if the catalog knows the blob, a part in its swarm. It goes on when its readers
+//! leave.
 //!
-//! **Invariant:** the feed of a job ends exactly once: finished when the digest is right, failed otherwise.
+//! **Invariant:** the feed of a job ends exactly once: finished when the digest is right, failed
+//! otherwise.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -143,7 +145,8 @@ impl Job {
 
     /// Ends the job without the blob: nobody wants it, or the program stops.
     pub(super) fn cancel(&self) {
-        // A full queue means that the conductor has enough to wake for; it looks at the stop flag then.
+        // A full queue means that the conductor has enough to wake for; it looks at the stop flag
+        // then.
         let _ = self.events.try_send(Event::Cancel);
     }
 }
@@ -362,7 +365,8 @@ impl Conductor {
         }
     }
 
-    /// The byte that is wanted most: the first missing one at the reader that waits for the earliest.
+    /// The byte that is wanted most: the first missing one at the reader that waits for the
+    /// earliest.
     fn wanted(&self) -> u64 {
         let feed = self.partial.feed();
         let missing = feed.readers().into_iter().map(|at| feed.readable_from(at));
@@ -389,7 +393,8 @@ impl Conductor {
     /// Books what a stream brought.
     fn settle(&mut self, gauge: &Gauge) {
         self.upstream_bytes += gauge.bytes();
-        // An upstream that sends a few bytes at a time before it breaks is as good as one that is down.
+        // An upstream that sends a few bytes at a time before it breaks is as good as one that is
+        // down.
         if gauge.brought() >= limits::COPY_LEN as u64 {
             self.failures = 0;
         }
@@ -419,7 +424,8 @@ impl Conductor {
             Err(FillError::Store(error)) => return Some((Failure::Local, error.to_string())),
             Err(FillError::WrongPiece { piece, got }) => {
                 if self.wrong_piece == Some((piece, got)) {
-                    // Twice the same bytes: it is the catalog that is wrong, and with it every piece.
+                    // Twice the same bytes: it is the catalog that is wrong, and with it every
+                    // piece.
                     self.distrust();
                     let why = "the catalog's piece hashes are not the upstream's".into();
                     return Some((Failure::WrongDigest, why));

@@ -1,12 +1,13 @@
 //! Floor 5: the one place that decides where bytes come from.
 //!
-//! A request for a blob is answered from the store, from a job that is fetching it already, or by a new
-//! job: single-flight by name. Before any byte of a blob that this host has, or gets from the swarm,
-//! goes out, the upstream is asked whether it would serve this request ([`grants`]).
+//! A request for a blob is answered from the store, from a job that is fetching it already, or by a
+//! new job: single-flight by name. Before any byte of a blob that this host has, or gets from the
+//! swarm, goes out, the upstream is asked whether it would serve this request ([`grants`]).
 //!
 //! **Invariant:** one job per name. A reader never starts, stops or slows another's.
 //!
-//! Not here: HTTP (`http`), which piece is asked of whom (`swarm`), how a source is read (`upstream`).
+//! Not here: HTTP (`http`), which piece is asked of whom (`swarm`), how a source is read
+//! (`upstream`).
 
 pub mod grants;
 pub mod plan;

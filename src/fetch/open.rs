@@ -303,8 +303,8 @@ impl Fetcher {
     }
 }
 
-/// The first and the last byte of a request on a miss, before the length is known; `None`: a range of
-/// the last bytes, which only the upstream can resolve.
+/// The first and the last byte of a request on a miss, before the length is known; `None`: a range
+/// of the last bytes, which only the upstream can resolve.
 fn start_of(range: Option<ByteRange>) -> Option<(u64, Option<u64>)> {
     match range {
         None => Some((0, None)),

@@ -1,8 +1,9 @@
 //! Policy: what a job does next. Pure: a view of the job goes in, one step comes out.
 //!
 //! The rules, in one place. A blob that the catalog does not know comes from upstream, and a broken
-//! stream is taken up again where it ended. A blob that the catalog knows comes from the swarm; upstream
-//! is added when the swarm gives no first byte in time, stalls, or is slower than upstream was.
+//! stream is taken up again where it ended. A blob that the catalog knows comes from the swarm;
+//! upstream is added when the swarm gives no first byte in time, stalls, or is slower than upstream
+//! was.
 
 use std::time::Duration;
 
@@ -147,8 +148,8 @@ fn slow_at(view: &View, swarm: &SwarmView) -> Time {
     stalled_at
 }
 
-/// How long to wait before attempt number `failures + 1`: at once the first time, since most failures
-/// are one lost connection, then doubling from 200 ms to 5 s.
+/// How long to wait before attempt number `failures + 1`: at once the first time, since most
+/// failures are one lost connection, then doubling from 200 ms to 5 s.
 fn back_off(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,

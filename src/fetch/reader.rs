@@ -193,7 +193,8 @@ impl Arriving {
                     if limit > at {
                         return Ok(Some(limit));
                     }
-                    // All that is readable is held back: wait for what comes after it, or the verdict.
+                    // All that is readable is held back: wait for what comes after it, or the
+                    // verdict.
                     wait_at = readable;
                 }
                 Wait::Whole => return Ok(Some(end.or(self.partial.len()).unwrap_or(at))),
@@ -217,7 +218,8 @@ impl Arriving {
 
     fn advance(&mut self, at: u64) {
         self.ticket.advance(at);
-        // The swarm thinks in pieces; it is told when the reader has come a good part of one further.
+        // The swarm thinks in pieces; it is told when the reader has come a good part of one
+        // further.
         if at - self.told >= u64::from(limits::PIECE_LEN_MIN) {
             self.told = at;
             self.job.readers_moved();
@@ -225,8 +227,8 @@ impl Arriving {
     }
 }
 
-/// A response on its way from upstream to the client, past the disk. A whole one is hashed on the way,
-/// and its last part held back until the digest is right.
+/// A response on its way from upstream to the client, past the disk. A whole one is hashed on the
+/// way, and its last part held back until the digest is right.
 pub(super) struct Passing {
     body: Body,
     /// Bytes of the body before the first wanted one: the upstream ignored the Range.

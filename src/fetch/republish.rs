@@ -1,7 +1,7 @@
 //! After a start: blobs of earlier runs that the catalog does not know are published again.
 //!
-//! What had not been published when the program ended, and what an etcd lost with its disk, is shared
-//! again without anybody asking for it. Slow on purpose: nobody waits for it.
+//! What had not been published when the program ended, and what an etcd lost with its disk, is
+//! shared again without anybody asking for it. Slow on purpose: nobody waits for it.
 
 use std::sync::Arc;
 

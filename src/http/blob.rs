@@ -44,7 +44,8 @@ pub(super) fn serve(
     }
 }
 
-/// The range to answer: none if the client's copy is of something else (`If-Range`, RFC 9110 13.1.5).
+/// The range to answer: none if the client's copy is of something else (`If-Range`, RFC 9110
+/// 13.1.5).
 fn wanted_range(headers: &Headers, etag: &str) -> Option<ByteRange> {
     let is_same = headers.get("if-range").is_none_or(|value| value == etag.as_bytes());
     headers.get("range").filter(|_| is_same).and_then(ByteRange::parse)

@@ -1,7 +1,7 @@
 //! Floor 6: the front that HTTP clients see: registry mirror and forward proxy on one port.
 //!
-//! A request is routed by its head alone ([`route`]); a blob is answered by [`blob`], everything else
-//! passes through ([`relay`], [`tunnel`]).
+//! A request is routed by its head alone ([`route`]); a blob is answered by [`blob`], everything
+//! else passes through ([`relay`], [`tunnel`]).
 //!
 //! **Invariant:** a response that cannot be finished is cut, never ended cleanly.
 //!
@@ -112,8 +112,8 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
     }
 }
 
-/// libostree tries again after 500 and gives up at once after 502 or 504; everybody else is told what
-/// it is.
+/// libostree tries again after 500 and gives up at once after 502 or 504; everybody else is told
+/// what it is.
 fn unreachable_status(user_agent: Option<&str>, error: &UpstreamError) -> u16 {
     match error {
         UpstreamError::BadRequest | UpstreamError::ClientBody(_) => 400,

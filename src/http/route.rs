@@ -35,8 +35,8 @@ pub enum Route {
     },
 }
 
-/// Routes a request. Paths are `registry`'s, whole URLs are what they say. `alias` is our name in `Via`:
-/// a request that has passed here before is refused.
+/// Routes a request. Paths are `registry`'s, whole URLs are what they say. `alias` is our name in
+/// `Via`: a request that has passed here before is refused.
 #[must_use]
 pub fn route(head: &RequestHead, registry: &Url, alias: &str) -> Route {
     if has_passed(&head.headers, alias) {
@@ -72,8 +72,8 @@ fn has_passed(headers: &Headers, alias: &str) -> bool {
     })
 }
 
-/// containerd tells a mirror with `ns=` which registry it means; registries and the storage behind them
-/// answer such a URL with errors (OCI distribution specification, "Registry Proxying").
+/// containerd tells a mirror with `ns=` which registry it means; registries and the storage behind
+/// them answer such a URL with errors (OCI distribution specification, "Registry Proxying").
 fn without_namespace(mut url: Url) -> Url {
     let Some((path, query)) = url.target.split_once('?') else { return url };
     let is_kept = |part: &&str| part.split('=').next() != Some("ns");

@@ -1,4 +1,5 @@
-//! `CONNECT`: a tunnel to another host (RFC 9110 section 9.3.6). What goes through it is not ours to see.
+//! `CONNECT`: a tunnel to another host (RFC 9110 section 9.3.6). What goes through it is not ours
+//! to see.
 
 use crate::fetch::FetchError;
 use crate::http::{Front, fail};

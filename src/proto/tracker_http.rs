@@ -101,8 +101,8 @@ impl AnnounceRequest {
         })
     }
 
-    /// Whether the client that sent `query` wants peers as dictionaries; compact is what all but the
-    /// oldest take.
+    /// Whether the client that sent `query` wants peers as dictionaries; compact is what all but
+    /// the oldest take.
     #[must_use]
     pub fn wants_dictionaries(query: &str) -> bool {
         text(query, "compact").as_deref() == Some("0")
@@ -176,8 +176,8 @@ impl AnnounceResponse {
         })
     }
 
-    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in compact
-    /// form.
+    /// Appends the body of the answer to `out`, with the first [`TRACKER_PEERS_MAX`] peers in
+    /// compact form.
     pub fn put_bencode(&self, out: &mut Vec<u8>) {
         let given = self.given();
         let (mut peers, mut peers6) = (Vec::new(), Vec::new());

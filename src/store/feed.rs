@@ -221,8 +221,9 @@ impl Feed {
         self.state.lock().readable_from(offset)
     }
 
-    /// The first run at or after `offset` that is not readable: its first byte and the byte after its
-    /// last; `None` in its place: the end of the blob, which is not known yet. No gap: all is readable.
+    /// The first run at or after `offset` that is not readable: its first byte and the byte after
+    /// its last; `None` in its place: the end of the blob, which is not known yet. No gap: all is
+    /// readable.
     #[must_use]
     pub fn gap_from(&self, offset: u64) -> Option<(u64, Option<u64>)> {
         let state = self.state.lock();

@@ -78,8 +78,8 @@ impl Announcer {
         }
     }
 
-    /// All pieces are stored. A tracker that knows us is told at once; one that does not learns it from
-    /// the first announce, which says that nothing is left.
+    /// All pieces are stored. A tracker that knows us is told at once; one that does not learns it
+    /// from the first announce, which says that nothing is left.
     pub(super) fn completed(&mut self, now: Time) {
         if self.answered_at.is_some() || self.telling.is_some() {
             self.news = AnnounceEvent::Completed;

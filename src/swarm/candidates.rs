@@ -1,7 +1,7 @@
 //! Addresses that may become links: which to dial, and when.
 //!
-//! **Invariant:** bounded by [`CANDIDATES_MAX`]; our own addresses and banned ones are never dialled; an
-//! address is dialled once at a time.
+//! **Invariant:** bounded by [`CANDIDATES_MAX`]; our own addresses and banned ones are never
+//! dialled; an address is dialled once at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -56,8 +56,8 @@ impl Candidates {
         known.source = known.source.min(source);
     }
 
-    /// The best address to dial now: fewest failures first, then by source, then at random. It counts
-    /// as being dialled from now on.
+    /// The best address to dial now: fewest failures first, then by source, then at random. It
+    /// counts as being dialled from now on.
     pub(super) fn next(&mut self, now: Time, rng: &mut Rng) -> Option<SocketAddr> {
         if self.dialling() >= DIALS_MAX {
             return None;

@@ -7,8 +7,8 @@ use crate::swarm::pieces::units_of;
 use crate::swarm::swarm::Swarm;
 
 impl Swarm {
-    /// Checks everything, after every input if the blob is small, else so often that it costs a bounded
-    /// time for each input.
+    /// Checks everything, after every input if the blob is small, else so often that it costs a
+    /// bounded time for each input.
     pub(super) fn check_sometimes(&mut self) {
         self.unchecked += 1;
         let cost = (self.geometry().piece_count() as usize / 16) * (1 + self.links.len() / 4);

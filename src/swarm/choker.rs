@@ -1,9 +1,9 @@
 //! Whom to serve. On a local network the answer is nearly always: everyone who asks.
 //!
-//! Only when more peers wait than there are slots, the choker takes turns. While we still need pieces,
-//! most slots go to those who give us most (tit for tat), the rest to those who waited longest, so that
-//! newcomers can show what they give. When we have everything, all slots go round. A turn lasts
-//! [`TURN`] at least: nobody is dropped before a few pieces could pass.
+//! Only when more peers wait than there are slots, the choker takes turns. While we still need
+//! pieces, most slots go to those who give us most (tit for tat), the rest to those who waited
+//! longest, so that newcomers can show what they give. When we have everything, all slots go round.
+//! A turn lasts [`TURN`] at least: nobody is dropped before a few pieces could pass.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub(super) fn choose(now: Time, mut peers: Vec<Peer>, slots: usize, seeding: boo
         let earned = giving.min(slots.saturating_sub((slots / UNEARNED).max(1)));
         chosen.extend(peers.drain(..earned).map(|peer| peer.link));
     }
-    // First those whose turn lasts, then those who wait, longest first, then those whose turn is over,
-    // latest first: they go on only if nobody waits.
+    // First those whose turn lasts, then those who wait, longest first, then those whose turn is
+    // over, latest first: they go on only if nobody waits.
     peers.sort_by_key(|peer| {
         let held = now.since(peer.since);
         match peer.served {
@@ -66,8 +66,8 @@ mod tests {
         Time::after_start(Duration::from_secs(seconds))
     }
 
-    /// Runs `rounds` rounds for peers that give what `gives` says; how many rounds each was served, and
-    /// how often a peer lost its slot.
+    /// Runs `rounds` rounds for peers that give what `gives` says; how many rounds each was served,
+    /// and how often a peer lost its slot.
     fn run(gives: &[u64], slots: usize, seeding: bool, rounds: u64) -> (Vec<u64>, u64) {
         let mut peers: BTreeMap<LinkId, Peer> = (0u64..)
             .zip(gives)

@@ -7,7 +7,8 @@ use crate::swarm::pieces::State;
 use crate::swarm::swarm::Swarm;
 
 impl Swarm {
-    /// Answers with a run of pieces that nobody brings, or, if it may `steal`, that only links bring.
+    /// Answers with a run of pieces that nobody brings, or, if it may `steal`, that only links
+    /// bring.
     pub(super) fn claim(
         &mut self,
         from: u64,

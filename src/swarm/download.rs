@@ -1,10 +1,11 @@
 //! What to ask of whom.
 //!
-//! A link owns the pieces that it is asked for and is asked for all blocks of one before it gets the
-//! next, so that blame for a wrong hash is certain. Its next piece is, in this order: the first missing
-//! ones before an in-order reader, an orphan (begun by a link that is gone), the rarest. When nothing
-//! is left to begin, blocks that others are slow to bring are asked for twice, and the copy that comes
-//! later is cancelled. The same is done at any time for the pieces that a reader needs first.
+//! A link owns the pieces that it is asked for and is asked for all blocks of one before it gets
+//! the next, so that blame for a wrong hash is certain. Its next piece is, in this order: the first
+//! missing ones before an in-order reader, an orphan (begun by a link that is gone), the rarest.
+//! When nothing is left to begin, blocks that others are slow to bring are asked for twice, and the
+//! copy that comes later is cancelled. The same is done at any time for the pieces that a reader
+//! needs first.
 
 use std::time::Duration;
 
@@ -119,8 +120,8 @@ impl Swarm {
         self.begin(id, piece, out)
     }
 
-    /// The link now has a piece that may be asked for. If it had nothing to give before, this is what it
-    /// is asked for, without a look at all the others.
+    /// The link now has a piece that may be asked for. If it had nothing to give before, this is
+    /// what it is asked for, without a look at all the others.
     pub(super) fn offer(
         &mut self,
         id: LinkId,
@@ -141,7 +142,8 @@ impl Swarm {
         }
     }
 
-    /// Makes the link the owner of a missing piece, if there is memory for it. The first block of it.
+    /// Makes the link the owner of a missing piece, if there is memory for it. The first block of
+    /// it.
     fn begin(&mut self, id: LinkId, piece: PieceIndex, out: &mut Vec<Action>) -> Option<Block> {
         if !self.pieces.picker.is_pickable(piece) || !self.has_memory(piece, out) {
             return None;
@@ -298,7 +300,8 @@ impl Swarm {
         }
     }
 
-    /// Asks nobody for `piece` any longer and throws away what has come of it. It may be in any state.
+    /// Asks nobody for `piece` any longer and throws away what has come of it. It may be in any
+    /// state.
     pub(super) fn withdraw(&mut self, piece: PieceIndex, out: &mut Vec<Action>) {
         let Some(progress) = self.pieces.progress().get(&piece) else { return };
         let owner = progress.owner;
@@ -394,8 +397,8 @@ impl Swarm {
         }
     }
 
-    /// A piece had the wrong hash. Whoever sent all of it is banned; if several did, none of them is
-    /// trusted with a part of a piece until a whole one of it was right.
+    /// A piece had the wrong hash. Whoever sent all of it is banned; if several did, none of them
+    /// is trusted with a part of a piece until a whole one of it was right.
     pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
         match self.pieces.corrupt(piece).as_deref() {
             Some([(guilty, ip)]) => self.ban(*ip, *guilty, now, out),

@@ -1,7 +1,8 @@
-//! What goes into a [`Swarm`](crate::swarm::Swarm) and what comes out: the contract with the engine.
+//! What goes into a [`Swarm`](crate::swarm::Swarm) and what comes out: the contract with the
+//! engine.
 //!
-//! The engine holds the bytes. The swarm sees heads of blocks, says what becomes of the bytes, and says
-//! what is to be sent, dialled, hashed, announced.
+//! The engine holds the bytes. The swarm sees heads of blocks, says what becomes of the bytes, and
+//! says what is to be sent, dialled, hashed, announced.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +22,8 @@ pub struct LinkId(pub u64);
 pub struct Config {
     /// Our id in handshakes: a peer that shows it is ourselves.
     pub peer_id: PeerId,
-    /// The most links at once, at least 1. Half of them are dialled, so that there is room for others
-    /// to reach us.
+    /// The most links at once, at least 1. Half of them are dialled, so that there is room for
+    /// others to reach us.
     pub links_max: usize,
     /// The most links that are served at once, at least 1.
     pub upload_slots: usize,
@@ -121,7 +122,8 @@ pub enum Input {
         /// Which.
         piece: PieceIndex,
     },
-    /// The outcome of [`Action::Verify`] if the hash is wrong. The engine has thrown the bytes away.
+    /// The outcome of [`Action::Verify`] if the hash is wrong. The engine has thrown the bytes
+    /// away.
     Corrupt {
         /// Which.
         piece: PieceIndex,
@@ -234,8 +236,8 @@ pub enum Action {
         /// What happened.
         event: AnnounceEvent,
     },
-    /// The answer to [`Input::Claim`]: whole pieces in a row, nobody else's until they are stored or
-    /// released; `None` if there is no such piece.
+    /// The answer to [`Input::Claim`]: whole pieces in a row, nobody else's until they are stored
+    /// or released; `None` if there is no such piece.
     Claimed {
         /// The run.
         span: Option<Span>,

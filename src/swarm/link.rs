@@ -15,8 +15,8 @@ use crate::swarm::meter::{Meter, bytes_in, time_for};
 const FIRST_REQUESTS: u32 = 4;
 /// The queue at the peer covers this much more than the way there and back.
 const QUEUE_SLACK: Duration = Duration::from_millis(50);
-/// The longest time that the queue at the peer may cover: what is asked for there is asked for nowhere
-/// else, and a reader that jumps waits behind it.
+/// The longest time that the queue at the peer may cover: what is asked for there is asked for
+/// nowhere else, and a reader that jumps waits behind it.
 const QUEUE_MAX: Duration = Duration::from_secs(1);
 
 /// A block that we asked for.
@@ -136,8 +136,9 @@ impl Link {
         self.rests_until > Time::ZERO
     }
 
-    /// How many bytes may be asked for at once: what flows in the time that a request takes there and
-    /// back, twice, so that a faster link is found out, and a little more for the peer's own pauses.
+    /// How many bytes may be asked for at once: what flows in the time that a request takes there
+    /// and back, twice, so that a faster link is found out, and a little more for the peer's own
+    /// pauses.
     fn queue_len(&self, now: Time) -> u64 {
         let least = (BLOCK_LEN * FIRST_REQUESTS).max(2 * self.block_len_max);
         let time = (self.latency.unwrap_or_default() * 2 + QUEUE_SLACK).min(QUEUE_MAX);
@@ -155,8 +156,8 @@ impl Link {
         self.requests.len() < self.requests_max && self.asked < self.queue_len(now)
     }
 
-    /// How long until `len` bytes are here, if all that is asked for before takes `ahead` bytes. Of a
-    /// link that delivered nothing lately: twice as long as it has been silent.
+    /// How long until `len` bytes are here, if all that is asked for before takes `ahead` bytes. Of
+    /// a link that delivered nothing lately: twice as long as it has been silent.
     fn time_for(&self, ahead: u64, len: u64, now: Time) -> Duration {
         match self.down.rate(now) {
             0 if self.asked == 0 => QUEUE_SLACK,

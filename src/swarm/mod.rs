@@ -3,9 +3,10 @@
 //! A [`Swarm`] is a value: [`Swarm::handle`] takes what happened and appends what is to be done.
 //! Time and randomness are arguments, so a whole network of swarms runs in a test (`tests/sim`).
 //!
-//! [`interface`] is what goes in and out. `swarm` dispatches and knows the links; `download` says what
-//! to ask of whom, over `pieces` (the state of each) and `picker` (which next); `claims` lends pieces to
-//! the upstream; `upload` serves, and `choker` says whom; `candidates` and `announce` find others.
+//! [`interface`] is what goes in and out. `swarm` dispatches and knows the links; `download` says
+//! what to ask of whom, over `pieces` (the state of each) and `picker` (which next); `claims` lends
+//! pieces to the upstream; `upload` serves, and `choker` says whom; `candidates` and `announce`
+//! find others.
 
 mod announce;
 mod candidates;

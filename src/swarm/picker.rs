@@ -1,9 +1,10 @@
 //! Rarest first: the pieces that may be asked for, sorted by how many peers have them.
 //!
 //! Each availability has a level, an unordered list of the pickable pieces that so many peers have.
-//! A change of one piece is O(1). A pick scans the levels upwards from a random place in each and ends
-//! at the first piece that the peer has: a few steps as a rule, O(pieces) if the peer has none of them,
-//! and then the caller remembers [`Picker::generation`] and does not ask again before it grows.
+//! A change of one piece is O(1). A pick scans the levels upwards from a random place in each and
+//! ends at the first piece that the peer has: a few steps as a rule, O(pieces) if the peer has none
+//! of them, and then the caller remembers [`Picker::generation`] and does not ask again before it
+//! grows.
 //!
 //! Peers that have everything are not counted: they add the same to every piece.
 

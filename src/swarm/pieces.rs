@@ -1,7 +1,8 @@
 //! The state of each piece.
 //!
-//! **Invariant:** a piece is in exactly one state at a time: missing, claimed by the upstream, in flight
-//! from links, verifying, or stored. Only missing pieces whose hash is known are in the picker.
+//! **Invariant:** a piece is in exactly one state at a time: missing, claimed by the upstream, in
+//! flight from links, verifying, or stored. Only missing pieces whose hash is known are in the
+//! picker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,7 +46,8 @@ pub(super) struct Progress {
     pub(super) owner: Option<LinkId>,
     /// Whether nobody but the owner may send any of it: blame will be certain.
     pub(super) alone: bool,
-    /// Whether more than one link may still send the same block: the others are told once it is here.
+    /// Whether more than one link may still send the same block: the others are told once it is
+    /// here.
     pub(super) contested: bool,
     /// Who sent some of it.
     pub(super) senders: Vec<Sender>,
@@ -90,8 +92,8 @@ impl Progress {
         self.units[units_of(block)].iter().any(|unit| unit.received)
     }
 
-    /// The first run of free units, at most `len_max` bytes: where it begins and how many bytes it has
-    /// if the piece does not end before.
+    /// The first run of free units, at most `len_max` bytes: where it begins and how many bytes it
+    /// has if the piece does not end before.
     fn first_free(&self, len_max: u32) -> Option<(u32, u32)> {
         if self.free == 0 {
             return None;
@@ -146,7 +148,8 @@ impl Progress {
     }
 }
 
-/// The units that `block` covers. Blocks that we ask for begin and end on units or at the piece's end.
+/// The units that `block` covers. Blocks that we ask for begin and end on units or at the piece's
+/// end.
 pub(super) fn units_of(block: Block) -> std::ops::Range<usize> {
     (block.begin() / BLOCK_LEN) as usize..block.end().div_ceil(BLOCK_LEN) as usize
 }
@@ -250,8 +253,8 @@ impl PieceTable {
         }
     }
 
-    /// The owner of a piece in flight is no longer asked for it. If only its owner was to send it, the
-    /// piece is missing again. Whether the engine holds blocks to discard.
+    /// The owner of a piece in flight is no longer asked for it. If only its owner was to send it,
+    /// the piece is missing again. Whether the engine holds blocks to discard.
     pub(super) fn orphan(&mut self, piece: PieceIndex) -> bool {
         let Some(progress) = self.progress.get_mut(&piece) else { return false };
         if progress.alone {

@@ -185,9 +185,9 @@ impl Swarm {
         out.push(Action::Send { link: id, message });
     }
 
-    /// Why the new link is not taken, if so. Of two links to one peer, the older is kept, unless both
-    /// sides dialled at the same time: then both must drop the same one, and the link that the lower
-    /// peer id dialled stays.
+    /// Why the new link is not taken, if so. Of two links to one peer, the older is kept, unless
+    /// both sides dialled at the same time: then both must drop the same one, and the link that the
+    /// lower peer id dialled stays.
     fn refusal(&mut self, new: &Arrival, now: Time, out: &mut Vec<Action>) -> Option<CloseReason> {
         if self.left {
             return Some(CloseReason::Leaving);
@@ -299,8 +299,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// BEP 3 has it said once and first, but aria2 says it again in place of many `have` messages. It
-    /// may only add to what was said before.
+    /// BEP 3 has it said once and first, but aria2 says it again in place of many `have` messages.
+    /// It may only add to what was said before.
     fn they_told_again(
         &mut self,
         id: LinkId,

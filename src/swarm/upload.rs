@@ -1,7 +1,7 @@
 //! Serving others: who is served, and which blocks are sent.
 //!
-//! The queue of what a peer asked for is here, so that a cancel or a choke empties it; the writer is
-//! given a little at a time and says when it is sent.
+//! The queue of what a peer asked for is here, so that a cancel or a choke empties it; the writer
+//! is given a little at a time and says when it is sent.
 
 use crate::base::clock::Time;
 use crate::limits::{BLOCK_LEN_MAX, PEER_REQUESTS_MAX};
@@ -12,8 +12,8 @@ use crate::swarm::interface::{Action, CloseReason, LinkId};
 use crate::swarm::link::Link;
 use crate::swarm::swarm::Swarm;
 
-/// Bytes that one link's writer holds at most: enough to keep it busy while it tells us that it needs
-/// more. One block is always given.
+/// Bytes that one link's writer holds at most: enough to keep it busy while it tells us that it
+/// needs more. One block is always given.
 const SENDING_MAX: u64 = BLOCK_LEN_MAX as u64;
 
 fn reject(link: LinkId, block: RawBlock) -> Action {

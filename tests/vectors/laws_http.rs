@@ -1,5 +1,5 @@
-//! What must hold for each codec of the HTTP side and any input at all: heads, chunks, ranges, URLs,
-//! registry paths, the answers of etcd. Used as the laws beside it are.
+//! What must hold for each codec of the HTTP side and any input at all: heads, chunks, ranges,
+//! URLs, registry paths, the answers of etcd. Used as the laws beside it are.
 
 use torrent_cache::proto::etcd::{
     LeaseAnswer, RangeAnswer, Refusal, TxnAnswer, decode_deleted, decode_done, decode_token,
@@ -10,8 +10,8 @@ use torrent_cache::proto::http1::{
 };
 use torrent_cache::proto::{base64, oci};
 
-/// A head that is taken is taken alike wherever it is cut, frames its body in one way, and has fields
-/// that no other field can hide in.
+/// A head that is taken is taken alike wherever it is cut, frames its body in one way, and has
+/// fields that no other field can hide in.
 pub fn http_head(input: &[u8]) {
     let Ok(Some((head, used))) = RequestHead::decode(input) else { return };
     assert!(used <= input.len());
@@ -90,7 +90,8 @@ pub fn url(input: &[u8]) {
     }
 }
 
-/// A path that names a blob or a manifest is spelt in the one way that the specification has for it.
+/// A path that names a blob or a manifest is spelt in the one way that the specification has for
+/// it.
 pub fn oci(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let spelt = match oci::parse(text) {
