@@ -46,13 +46,15 @@ fn run(command: Command, package: &str) -> String {
     finished.output
 }
 
-/// A command for what wants to be root: for anybody else, the root of a namespace.
+/// A command for what wants to be root: for anybody else, the root of a namespace, with room where
+/// root writes.
 fn as_root(name: &str) -> Command {
     if fs::metadata("/proc/self").expect("/proc is there").uid() == 0 {
         return Command::new(program(name));
     }
+    let mounts = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && exec \"$0\" \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount"]).arg(program(name));
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mounts]).arg(program(name));
     command
 }
 
@@ -153,9 +155,12 @@ fn podman_pulls() {
         let registries = write(dir.path(), "registries.conf", &registries);
         let policy = "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}";
         let policy = write(dir.path(), "policy.json", policy);
+        // Its other locks are the same for all podmans of a user.
+        let engine = write(dir.path(), "containers.conf", "[engine]\nlock_type = \"file\"\n");
         let podman = |arguments: &[&str]| {
             let mut command = as_root("podman");
-            command.env("CONTAINERS_REGISTRIES_CONF", &registries).env("HOME", dir.path());
+            command.env("CONTAINERS_REGISTRIES_CONF", &registries);
+            command.env("CONTAINERS_CONF", &engine).env("HOME", dir.path());
             command.arg("--root").arg(dir.path().join("root"));
             command.arg("--runroot").arg(dir.path().join("run"));
             command.arg("--tmpdir").arg(dir.path().join("tmp"));
@@ -186,10 +191,11 @@ impl Dockerd {
         let containerd = Containerd::start();
         let path = |name: &str| containerd.dir.path().join(name);
         let host = format!("unix://{}", path("docker.sock").display());
-        let config = write(containerd.dir.path(), "daemon.json", "{}");
+        let config = format!("{{\"deprecated-key-path\": {:?}}}", path("key.json"));
+        let config = write(containerd.dir.path(), "daemon.json", &config);
         let mut command = without_proxies(as_root("dockerd"));
         command.env("HTTPS_PROXY", "http://127.0.0.1:9").env("HTTP_PROXY", "http://127.0.0.1:9");
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--group=root"]);
         command.args(["--storage-driver=vfs", "--host", &host, "--registry-mirror", mirror]);
         command.arg("--config-file").arg(config).arg("--containerd").arg(&containerd.socket);
         command.arg("--data-root").arg(path("docker")).arg("--exec-root").arg(path("exec"));
