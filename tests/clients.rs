@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::foreign::{program, without_proxies};
-use support::image::{Image, digest};
+use support::image::{Blob, Image, digest};
 use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network};
 use support::process::Process;
+use support::registry::CREDENTIALS;
 use support::torrent_cache::Program;
-use support::{skopeo, temp_dir};
+use support::{get, skopeo, temp_dir};
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
@@ -120,27 +121,88 @@ impl Containerd {
     }
 }
 
+/// Fetches the image from a mirror that is `host` in `hosts.toml`, and checks what was stored.
+fn fetch_with_containerd(image: &Image, host: &str) {
+    let containerd = Containerd::start();
+    let capabilities = "capabilities = [\"pull\", \"resolve\"]";
+    let hosts = format!("server = \"http://127.0.0.1:1\"\n{host}\n{capabilities}\n");
+    write(containerd.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
+    let hosts = containerd.dir.path().join("hosts").display().to_string();
+    let name = format!("docker.io/{NAME}");
+    containerd.ctr(&["content", "fetch", "--hosts-dir", &hosts, &name]);
+    for blob in image.blobs().chain([&image.manifest]) {
+        let path = blob.digest.replace(':', "/");
+        let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
+        let bytes = fs::read(containerd.dir.path().join(path)).expect("it was fetched");
+        assert_eq!(digest(&bytes), blob.digest);
+        assert!(containerd.ctr(&["content", "ls"]).contains(&blob.digest));
+    }
+}
+
 #[test]
 fn containerd_fetches() {
     crosses_the_uplink_once(22, |image, client| {
-        let containerd = Containerd::start();
-        let hosts = format!(
-            "server = \"http://127.0.0.1:1\"\n[host.\"http://{}\"]\n  \
-             capabilities = [\"pull\", \"resolve\"]\n",
-            client.addr()
-        );
-        write(containerd.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
-        let hosts = containerd.dir.path().join("hosts").display().to_string();
-        let name = format!("docker.io/{NAME}");
-        containerd.ctr(&["content", "fetch", "--hosts-dir", &hosts, &name]);
-        for blob in image.blobs().chain([&image.manifest]) {
-            let path = blob.digest.replace(':', "/");
-            let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
-            let bytes = fs::read(containerd.dir.path().join(path)).expect("it was fetched");
-            assert_eq!(digest(&bytes), blob.digest);
-            assert!(containerd.ctr(&["content", "ls"]).contains(&blob.digest));
-        }
+        fetch_with_containerd(image, &format!("[host.\"http://{}\"]", client.addr()));
     });
+}
+
+/// The certificate that the client made for itself.
+#[test]
+fn containerd_and_skopeo_trust_the_certificate() {
+    let network = Network::start(27, &[MIB]);
+    let client = network.client("client", &[]);
+    let certificate = client.option("CERTFILE");
+    let host = format!("[host.\"https://{}\"]\nca = \"{certificate}\"", client.addr());
+    fetch_with_containerd(&network.image, &host);
+
+    let dir = temp_dir();
+    let text = fs::read_to_string(certificate).expect("it was made");
+    write(dir.path(), "certificates/client.crt", &text);
+    let mut command = Command::new("skopeo");
+    command.current_dir(dir.path()).args(["--insecure-policy", "copy", "--src-no-creds"]);
+    command.args(["--src-cert-dir=certificates", &format!("docker://{}/{NAME}", client.addr())]);
+    command.arg("dir:image");
+    run(command, "skopeo");
+    network.image.assert_is_in(&dir.path().join("image"));
+}
+
+/// What a host has, and what it may take from others, is still the registry's to give.
+#[test]
+fn a_private_image_is_shared_among_those_who_may_have_it() {
+    let network = Network::start_private(28, &[2 * MIB]);
+    let credentials = format!("--src-creds={CREDENTIALS}");
+    let pull = |credentials: &str, client: &Program| {
+        let dir = temp_dir();
+        let finished = skopeo::pull_as(credentials, client.addr(), NAME, dir.path());
+        if finished.status.success() {
+            network.image.assert_is_in(dir.path());
+        }
+        finished.status.success()
+    };
+    let first = network.client("first", &[]);
+    assert!(pull(&credentials, &first), "{}", first.log());
+    network.wait_until_published(&first);
+    network.wait_until_announced(1);
+    let second = network.client("second", &[]);
+    for client in [&first, &second] {
+        for others in ["--src-no-creds", "--src-creds=user:wrong"] {
+            assert!(!pull(others, client), "{others}");
+            for blob in network.image.blobs() {
+                let path = format!("/v2/library/image/blobs/{}", blob.digest);
+                let answer = get(&format!("http://{}{path}", client.addr()), &[]);
+                assert_eq!(answer.expect("an answer").status, 401);
+            }
+        }
+    }
+    assert!(pull(&credentials, &second), "{}", second.log());
+    assert_eq!(second.metric(FROM_UPSTREAM), 0, "{}", second.log());
+    let given = |blob: &Blob| {
+        let accesses = network.registry.blob_accesses("GET", &blob.digest);
+        accesses.iter().filter(|access| access.status == 200).count()
+    };
+    for blob in network.image.blobs() {
+        assert_eq!(given(blob), 1, "{}", blob.digest);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A whole network: a registry with one image, a tracker with its etcd, and clients of both.
 
 use super::image::Image;
-use super::registry::Registry;
+use super::registry::{CREDENTIALS, Registry};
 use super::torrent_cache::Program;
 use super::{skopeo, wait_for};
 
@@ -24,9 +24,18 @@ pub struct Network {
 impl Network {
     /// An image with layers of these lengths.
     pub fn start(seed: u64, layer_lens: &[usize]) -> Network {
-        let registry = Registry::start();
+        Network::with(Registry::start(), "--dest-no-creds", Image::random(seed, layer_lens))
+    }
+
+    /// With an image in a registry that wants [`CREDENTIALS`].
+    pub fn start_private(seed: u64, layer_lens: &[usize]) -> Network {
+        let credentials = format!("--dest-creds={CREDENTIALS}");
         let image = Image::random(seed, layer_lens);
-        skopeo::push(&image, registry.addr(), NAME);
+        Network::with(Registry::start_private(), &credentials, image)
+    }
+
+    fn with(registry: Registry, credentials: &str, image: Image) -> Network {
+        skopeo::push_as(credentials, &image, registry.addr(), NAME);
         Network { registry, image, tracker: Program::tracker("tracker", &[]) }
     }
 

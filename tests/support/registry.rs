@@ -26,14 +26,32 @@ pub struct Registry {
     dir: TempDir,
 }
 
+/// Who may use a private registry: a user, a colon and the password.
+pub const CREDENTIALS: &str = "user:secret";
+/// The same as htpasswd (bcrypt) has it.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
 impl Registry {
+    /// One for everybody.
     pub fn start() -> Registry {
+        Registry::start_with("", temp_dir())
+    }
+
+    /// One for those who have [`CREDENTIALS`].
+    pub fn start_private() -> Registry {
         let dir = temp_dir();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, HTPASSWD).expect("disk has room");
+        let path = path.display();
+        Registry::start_with(&format!("auth:\n  htpasswd:\n    realm: r\n    path: {path}\n"), dir)
+    }
+
+    fn start_with(auth: &str, dir: TempDir) -> Registry {
         let config = dir.path().join("config.yml");
         let storage = dir.path().join("storage");
         let text = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n",
+             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n{auth}",
             storage.display()
         );
         std::fs::write(&config, text).expect("the configuration can be written");
