@@ -1,11 +1,17 @@
 //! What to ask of whom.
 //!
 //! A link owns the pieces that it is asked for and is asked for all blocks of one before it gets
-//! the next, so that blame for a wrong hash is certain. Its next piece is, in this order: the first
-//! missing ones before an in-order reader, an orphan (begun by a link that is gone), the rarest.
-//! When nothing is left to begin, blocks that others are slow to bring are asked for twice, and the
-//! copy that comes later is cancelled. The same is done at any time for the pieces that a reader
-//! needs first.
+//! the next, so that blame for a wrong hash is certain. Its next piece is, in this order: one soon
+//! needed by an in-order reader, an orphan (begun by a link that is gone), the rarest. When nothing
+//! is left to begin, blocks that others are slow to bring are asked for twice, and the copy that
+//! comes later is cancelled.
+//!
+//! Many hosts read the same blob from its beginning at the same time. If all asked the seed for the
+//! first missing piece, it would send every piece to everyone and nobody would have anything to
+//! swap. So of a peer that has everything we ask for the rarest pieces, those of our share first
+//! ([`Share`]), and of the others for what they have in order. Only if the reader waits too long
+//! for one piece, or if nobody else is there to swap with, that piece is asked for at once, and
+//! again if it is slow to come.
 
 use std::time::Duration;
 
@@ -14,13 +20,16 @@ use crate::limits::NO_PROGRESS;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::{Message, RawBlock};
 use crate::swarm::interface::{Action, CloseReason, LinkId};
+use crate::swarm::picker::Share;
 use crate::swarm::pieces::State;
-use crate::swarm::swarm::Swarm;
+use crate::swarm::swarm::{Reader, Swarm};
 
 /// In-order readers that are looked at: more are not likely, and each costs time at every pick.
 const READERS_MAX: usize = 16;
-/// So many pieces before each reader are brought by a second link if the first is slow.
-const URGENT_PIECES: u64 = 2;
+/// So long a reader waits for others to bring the piece that it needs next.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Pieces of the window before a reader for each link.
+const WINDOW_PER_LINK: usize = 4;
 /// A second link must be this much faster: less gains nothing.
 const SLOW: Duration = Duration::from_millis(50);
 /// How long a link that refused a request is not asked.
@@ -76,28 +85,65 @@ impl Swarm {
 
     /// A block that a reader needs soon, of the pieces that the link has.
     fn window_block(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) -> Option<Block> {
-        let piece_len = u64::from(self.geometry().piece_len());
-        for ahead in 0..self.config.reader_window.div_ceil(piece_len).max(1) {
-            for reader in 0..self.readers.len() {
-                let offset = self.readers[reader].saturating_add(ahead * piece_len);
-                let Some(piece) = self.geometry().piece_at(offset) else { continue };
-                if !self.links.get(&id)?.has.contains(piece) {
-                    continue;
-                }
-                let block = match self.pieces.state(piece) {
-                    State::Missing => self.begin(id, piece, out),
-                    State::InFlight if self.pieces.orphans().contains(&piece) => {
-                        self.adopt(id, piece)
-                    }
-                    State::InFlight if ahead < URGENT_PIECES => self.late_block(id, piece, now),
-                    _ => None,
-                };
+        let strict = !self.links.values().any(|link| link.told && !link.has.is_full());
+        for at in 0..self.readers.len() {
+            let Reader { head, since } = self.readers[at];
+            if strict || now.since(since) >= PATIENCE {
+                let block = self.urgent_block(id, head, now, out);
                 if block.is_some() {
                     return block;
                 }
             }
         }
-        None
+        let link = self.links.get(&id)?;
+        let picker = &self.pieces.picker;
+        let window = self
+            .window()
+            .filter(|(_, piece)| picker.is_pickable(*piece) && link.has.contains(*piece));
+        let (_, piece) = if strict || !link.has.is_full() {
+            window.min()?
+        } else {
+            let rarest = picker.rarest();
+            let share = self.share();
+            let is_rare = |piece| Some(picker.availability(piece)) == rarest;
+            window.filter(|(_, piece)| is_rare(*piece) && share.place(*piece) == 0).min()?
+        };
+        self.begin(id, piece, out)
+    }
+
+    /// Which pieces we ask a seed for while others do the same.
+    fn share(&self) -> Share {
+        let leechers = self.links.values().filter(|link| link.told && !link.has.is_full());
+        Share::new(&self.config.peer_id, leechers.map(|link| &link.peer_id))
+    }
+
+    /// The pieces before the readers, and how many pieces before.
+    fn window(&self) -> impl Iterator<Item = (usize, PieceIndex)> + '_ {
+        let bytes = self.config.reader_window / u64::from(self.geometry().piece_len());
+        let pieces = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let len = pieces.max(self.links.len() * WINDOW_PER_LINK);
+        self.readers.iter().flat_map(move |reader| {
+            self.geometry().pieces().skip(reader.head.index()).take(len).enumerate()
+        })
+    }
+
+    /// A block of the very piece that a reader waits for.
+    fn urgent_block(
+        &mut self,
+        id: LinkId,
+        piece: PieceIndex,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Option<Block> {
+        if !self.links.get(&id)?.has.contains(piece) {
+            return None;
+        }
+        match self.pieces.state(piece) {
+            State::Missing => self.begin(id, piece, out),
+            State::InFlight if self.pieces.orphans().contains(&piece) => self.adopt(id, piece),
+            State::InFlight => self.late_block(id, piece, now),
+            State::Claimed | State::Verifying | State::Stored => None,
+        }
     }
 
     fn orphan_block(&mut self, id: LinkId) -> Option<Block> {
@@ -108,12 +154,14 @@ impl Swarm {
     }
 
     fn rarest_block(&mut self, id: LinkId, out: &mut Vec<Action>) -> Option<Block> {
+        let is_seed = self.links.get(&id)?.has.is_full();
+        let share = is_seed.then(|| self.share());
         let link = self.links.get_mut(&id)?;
         let generation = self.pieces.picker.generation();
         if link.dry == Some(generation) {
             return None;
         }
-        let Some(piece) = self.pieces.picker.pick(&link.has, &mut self.rng) else {
+        let Some(piece) = self.pieces.picker.pick(&link.has, share.as_ref(), &mut self.rng) else {
             link.dry = Some(generation);
             return None;
         };
@@ -414,9 +462,13 @@ impl Swarm {
         self.fill_all(now, out);
     }
 
-    pub(super) fn readers(&mut self, mut offsets: Vec<u64>, now: Time, out: &mut Vec<Action>) {
-        offsets.truncate(READERS_MAX);
-        self.readers = offsets;
+    pub(super) fn readers(&mut self, offsets: &[u64], now: Time, out: &mut Vec<Action>) {
+        let heads = offsets.iter().filter_map(|offset| self.geometry().piece_at(*offset));
+        let readers = heads.take(READERS_MAX).map(|head| {
+            let known = self.readers.iter().find(|reader| reader.head == head);
+            Reader { head, since: known.map_or(now, |reader| reader.since) }
+        });
+        self.readers = readers.collect();
         self.fill_all(now, out);
     }
 }

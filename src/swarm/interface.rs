@@ -30,7 +30,9 @@ pub struct Config {
     /// The most bytes of pieces in flight, collected and not yet stored: this swarm's share of
     /// [`crate::limits::PIECE_BYTES_IN_FLIGHT_MAX`]. One piece is always allowed.
     pub bytes_in_flight_max: u64,
-    /// How far ahead of each in-order reader pieces are asked for in order, in bytes.
+    /// How far ahead of each in-order reader pieces are asked for before all others, in bytes. It
+    /// is stretched to some pieces for each link, so that hosts that read at the same place ask for
+    /// different ones and swap them.
     pub reader_window: u64,
     /// Whether the pieces' hashes are known. If not, nothing is asked for until [`Input::Hashes`].
     pub hashes_known: bool,
@@ -43,7 +45,9 @@ impl Config {
         Config {
             peer_id,
             links_max: crate::limits::LINKS_PER_SWARM_MAX,
-            upload_slots: 16,
+            // Everyone: on a local network the uplink is shared well by TCP, and whoever is not
+            // served cannot do its share.
+            upload_slots: crate::limits::LINKS_PER_SWARM_MAX,
             bytes_in_flight_max: 64 << 20,
             reader_window: 2 << 20,
             hashes_known: true,

@@ -13,6 +13,8 @@ use crate::swarm::meter::{Meter, bytes_in, time_for};
 
 /// Blocks of 16 KiB that are asked for before anything is known of a link's speed.
 const FIRST_REQUESTS: u32 = 4;
+/// How long a block is taken to need on a link whose speed is not known.
+const UNKNOWN: Duration = Duration::from_millis(250);
 /// The queue at the peer covers this much more than the way there and back.
 const QUEUE_SLACK: Duration = Duration::from_millis(50);
 /// The longest time that the queue at the peer may cover: what is asked for there is asked for
@@ -140,7 +142,7 @@ impl Link {
     /// and back, twice, so that a faster link is found out, and a little more for the peer's own
     /// pauses.
     fn queue_len(&self, now: Time) -> u64 {
-        let least = (BLOCK_LEN * FIRST_REQUESTS).max(2 * self.block_len_max);
+        let least = BLOCK_LEN * FIRST_REQUESTS;
         let time = (self.latency.unwrap_or_default() * 2 + QUEUE_SLACK).min(QUEUE_MAX);
         u64::from(least).saturating_add(bytes_in(self.down.rate(now), time))
     }
@@ -160,8 +162,8 @@ impl Link {
     /// a link that delivered nothing lately: twice as long as it has been silent.
     fn time_for(&self, ahead: u64, len: u64, now: Time) -> Duration {
         match self.down.rate(now) {
-            0 if self.asked == 0 => QUEUE_SLACK,
-            0 => now.since(self.progress_at).max(QUEUE_SLACK) * 2,
+            0 if self.asked == 0 => UNKNOWN,
+            0 => now.since(self.progress_at).max(UNKNOWN) * 2,
             rate => time_for(ahead.saturating_add(len), rate),
         }
     }
@@ -228,7 +230,6 @@ impl Link {
         assert_eq!(self.asked, fresh.map(|request| u64::from(request.block.len())).sum::<u64>());
         assert_eq!(self.useful as usize, self.has.not_in(stored).count());
         assert_eq!(self.we_are_interested, self.useful > 0);
-        assert!(self.requests.len() <= self.requests_max + 1);
         assert!(self.uploads.len() <= PEER_REQUESTS_MAX);
         assert!(!self.we_choke || self.uploads.is_empty());
     }

@@ -28,8 +28,7 @@ pub struct Swarm {
     pub(super) rng: Rng,
     pub(super) pieces: PieceTable,
     pub(super) links: BTreeMap<LinkId, Link>,
-    /// Offsets of the in-order readers.
-    pub(super) readers: Vec<u64>,
+    pub(super) readers: Vec<Reader>,
     pub(super) candidates: Candidates,
     announcer: Announcer,
     /// When links that were asked for something are looked at again.
@@ -39,6 +38,15 @@ pub struct Swarm {
     left: bool,
     /// How many inputs came since the last check of all invariants.
     pub(super) unchecked: usize,
+}
+
+/// Where an in-order reader stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader {
+    /// The piece that it needs next.
+    pub(super) head: PieceIndex,
+    /// Since when it needs it.
+    pub(super) since: Time,
 }
 
 /// What a handshake tells about a new link.
@@ -136,7 +144,7 @@ impl Swarm {
             Input::BlockSent { link, block } => self.block_sent(link, block, out),
             Input::Stored { piece } => self.stored(piece, now, out),
             Input::Corrupt { piece } => self.corrupt(piece, now, out),
-            Input::Readers { offsets } => self.readers(offsets, now, out),
+            Input::Readers { offsets } => self.readers(&offsets, now, out),
             Input::Hashes => {
                 self.pieces.hashes_known();
                 self.fill_all(now, out);

@@ -1,0 +1,17 @@
+//! Many swarms on a simulated network, in virtual time.
+//!
+//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` that many; each failure prints its seed. Every
+//! scenario prints a line of figures: `cargo test --test sim -- --nocapture`.
+
+mod operations;
+mod scenarios;
+mod world;
+
+/// The seeds to run: those that the environment names, or the first `usual`.
+fn seeds(usual: u64) -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("SIM_SEEDS").unwrap_or(usual)).collect(),
+    }
+}
