@@ -1,15 +1,19 @@
 //! Peers that die or lie in the middle of a transfer.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
+use torrent_cache::proto::geometry::Geometry;
 use torrent_cache::proto::peer::{
-    Frame, HANDSHAKE_LEN, Handshake, Message, PeerId, encode_block_head,
+    Frame, HANDSHAKE_LEN, Handshake, Message, PeerId, RawBlock, encode_block_head,
 };
 use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest};
 
+use crate::support::image::Blob;
 use crate::support::torrent_cache::Program;
 use crate::support::{get, wait_for};
 use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, status};
@@ -64,43 +68,78 @@ fn the_only_peer_falls_silent_and_the_reader_gets_every_byte() {
     first.process().resume();
 }
 
-/// A peer that says it has everything, and sends nothing but zeros, to whoever calls. It has an
-/// address of its own: a ban is for all peers of one.
-fn start_liar() -> SocketAddr {
+/// What a peer does that says it has everything.
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Sends zeros.
+    Lies,
+    /// Sends the right bytes, a block of them every so often.
+    Dawdles(Duration),
+    /// Never lets anybody ask.
+    Chokes,
+    /// Sends the right bytes, and leaves in the middle of each block.
+    Breaks,
+}
+
+/// Starts a peer that serves whoever calls. It has an address of its own: a ban is for all peers of
+/// one.
+fn start_peer(blob: &Arc<Blob>, manner: Manner) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.2:0").expect("loopback has a free port");
     let address = listener.local_addr().expect("it is bound");
-    let peer_id = PeerId::random(&mut Rng::seeded(5));
+    let blob = Arc::clone(blob);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
-            std::thread::spawn(move || lie(stream, peer_id));
+            let blob = Arc::clone(&blob);
+            std::thread::spawn(move || serve(stream, &blob, manner));
         }
     });
     address
 }
 
-fn lie(mut stream: TcpStream, peer_id: PeerId) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, blob: &Blob, manner: Manner) -> io::Result<()> {
     let mut hello = [0; HANDSHAKE_LEN];
     stream.read_exact(&mut hello)?;
     let Ok(Some((theirs, _))) = Handshake::decode(&hello) else { return Ok(()) };
     let mut out = Vec::new();
-    Handshake::ours(theirs.info_hash, peer_id).encode(&mut out);
+    Handshake::ours(theirs.info_hash, PeerId::random(&mut Rng::seeded(5))).encode(&mut out);
     Message::HaveAll.encode(&mut out);
-    Message::Unchoke.encode(&mut out);
+    if !matches!(manner, Manner::Chokes) {
+        Message::Unchoke.encode(&mut out);
+    }
     stream.write_all(&out)?;
     let mut unread = Vec::new();
     loop {
         while let Ok(Some((frame, used))) = Frame::decode(&unread) {
             unread.drain(..used);
             if let Frame::Message(Message::Request(block)) = frame {
-                stream.write_all(&encode_block_head(block))?;
-                stream.write_all(&vec![0; block.len as usize])?;
+                answer(&mut stream, blob, manner, block)?;
             }
         }
         let mut part = [0; 4096];
         match stream.read(&mut part)? {
             0 => return Ok(()),
             len => unread.extend_from_slice(&part[..len]),
+        }
+    }
+}
+
+fn answer(stream: &mut TcpStream, blob: &Blob, manner: Manner, block: RawBlock) -> io::Result<()> {
+    let geometry = Geometry::for_blob(blob.bytes.len() as u64).expect("a usual length");
+    let at = block.piece as usize * geometry.piece_len() as usize + block.begin as usize;
+    let bytes = &blob.bytes[at..at + block.len as usize];
+    stream.write_all(&encode_block_head(block))?;
+    match manner {
+        Manner::Lies => stream.write_all(&vec![0; bytes.len()]),
+        Manner::Breaks => {
+            stream.write_all(&bytes[..bytes.len() / 2])?;
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
+        Manner::Chokes => Ok(()),
+        Manner::Dawdles(pause) => {
+            // What is tested: time that passes.
+            std::thread::sleep(pause);
+            stream.write_all(bytes)
         }
     }
 }
@@ -130,7 +169,7 @@ fn a_peer_that_sends_wrong_data_is_banned_and_the_pull_ends_right() {
     let mut honest = world.seeder("honest");
     assert!(honest.stop().success());
     assert_eq!(world.seeders(), 0);
-    let liar = start_liar();
+    let liar = start_peer(&world.upstream.blob, Manner::Lies);
     announce(&world.tracker, world.metainfo().info_hash(), liar);
     let client = world.client("client");
     world.pull(&client);
@@ -143,8 +182,28 @@ fn a_peer_that_sends_wrong_data_is_banned_and_the_pull_ends_right() {
 fn a_liar_among_honest_peers_costs_no_byte_of_upstream() {
     let world = World::start(13, 24 * MIB);
     let _honest = world.seeder("honest");
-    announce(&world.tracker, world.metainfo().info_hash(), start_liar());
+    let liar = start_peer(&world.upstream.blob, Manner::Lies);
+    announce(&world.tracker, world.metainfo().info_hash(), liar);
     let client = world.client("client");
     world.pull(&client);
     assert_eq!(client.metric(FROM_UPSTREAM), 0, "{}", client.log());
+}
+
+#[test]
+fn a_peer_that_is_no_help_costs_seconds() {
+    let manners = [Manner::Dawdles(Duration::from_millis(300)), Manner::Chokes, Manner::Breaks];
+    for (seed, manner) in (16..).zip(manners) {
+        let world = World::start(seed, 24 * MIB);
+        let mut honest = world.seeder("honest");
+        assert!(honest.stop().success());
+        let peer = start_peer(&world.upstream.blob, manner);
+        announce(&world.tracker, world.metainfo().info_hash(), peer);
+        let client = world.client("client");
+        let start = Instant::now();
+        world.pull(&client);
+        let took = start.elapsed();
+        // Patience with a slow swarm, twice, and a busy machine.
+        assert!(took < Duration::from_secs(12), "{took:?}: {}", client.log());
+        assert_eq!(client.metric(BANNED), 0, "{}", client.log());
+    }
 }
