@@ -23,7 +23,7 @@ help:
 	@echo 'make run-tracker   the tracker and its etcd, in the foreground'
 	@echo 'make run-client    a client that uses them, in the foreground'
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
-	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and nightly Rust)'
+	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS (needs nightly Rust; gets cargo-fuzz)'
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
@@ -62,9 +62,11 @@ run-client: build
 
 FUZZ_SECONDS ?= 60
 fuzz:
-	@command -v cargo-fuzz >/dev/null || { echo 'cargo install cargo-fuzz' >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	@for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		mkdir -p fuzz/corpus/$$target; \
+		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target tests/vectors -- \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 deps:
