@@ -64,11 +64,7 @@ impl Fetcher {
     /// # Errors
     /// The upstream's refusal, or that it could not be asked and nothing better is known.
     pub(super) fn authorise(&self, request: &BlobRequest) -> Result<(), FetchError> {
-        let claimant = Claimant::of(&request.origin);
-        let standing = {
-            let grants = self.grants.lock();
-            grants.standing(Time::now(), &claimant.scope, claimant.credential, &request.name)
-        };
+        let standing = self.standing(request);
         if standing == Standing::Granted {
             return Ok(());
         }
@@ -78,6 +74,7 @@ impl Fetcher {
                 Ok(())
             }
             Err(UpstreamError::Status(answer)) if is_refusal(answer.status) => {
+                let claimant = Claimant::of(&request.origin);
                 self.grants.lock().revoke(&claimant.scope, claimant.credential);
                 Err(FetchError::Upstream(UpstreamError::Status(answer)))
             }
@@ -90,6 +87,13 @@ impl Fetcher {
                 Err(FetchError::Upstream(error))
             }
         }
+    }
+
+    /// What is known of this request's right without asking.
+    pub(super) fn standing(&self, request: &BlobRequest) -> Standing {
+        let claimant = Claimant::of(&request.origin);
+        let grants = self.grants.lock();
+        grants.standing(Time::now(), &claimant.scope, claimant.credential, &request.name)
     }
 
     /// Notes that the upstream has served this request.

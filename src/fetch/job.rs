@@ -47,6 +47,18 @@ enum Phase {
     Open(Arc<Partial>),
     /// It never opened: the leader was answered, others ask for themselves.
     Closed,
+    /// It never opened: the upstream gave its leader no answer in time.
+    TimedOut,
+}
+
+/// What became of a job that others were to open.
+pub(super) enum Opened {
+    /// Bytes arrive.
+    Yes(Arc<Partial>),
+    /// Its leader was refused, for reasons that may be its own.
+    No,
+    /// The upstream did not answer, and would not answer others.
+    TimedOut,
 }
 
 /// Why a job that was open ended without the blob.
@@ -85,14 +97,15 @@ impl Job {
         }
     }
 
-    /// Waits until the leader has opened the job. `None`: it could not.
-    pub(super) fn opened(&self) -> Option<Arc<Partial>> {
+    /// Waits until the leader has opened the job, or could not.
+    pub(super) fn opened(&self) -> Opened {
         let mut phase = self.phase.lock();
         loop {
             match &*phase {
                 Phase::Opening => phase = self.changed.wait(phase),
-                Phase::Open(partial) => return Some(Arc::clone(partial)),
-                Phase::Closed => return None,
+                Phase::Open(partial) => return Opened::Yes(Arc::clone(partial)),
+                Phase::Closed => return Opened::No,
+                Phase::TimedOut => return Opened::TimedOut,
             }
         }
     }
@@ -102,15 +115,19 @@ impl Job {
         self.changed.wake_all();
     }
 
-    /// Ends a job that was never opened, and says whether it did; one that was goes its own way.
-    pub(super) fn close_if_opening(&self) -> bool {
+    /// Ends a job that is not open, because the upstream did not answer.
+    pub(super) fn time_out(&self) {
+        self.set_phase(Phase::TimedOut);
+    }
+
+    /// Ends a job that was never opened, and says whether it is such; an open one goes its own way.
+    pub(super) fn close_unless_open(&self) -> bool {
         let mut phase = self.phase.lock();
-        let opening = matches!(*phase, Phase::Opening);
-        if opening {
+        if matches!(*phase, Phase::Opening) {
             *phase = Phase::Closed;
             self.changed.wake_all();
         }
-        opening
+        !matches!(*phase, Phase::Open(_))
     }
 
     pub(super) fn name(&self) -> BlobName {

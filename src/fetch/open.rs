@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::base::blame::Blame;
 use crate::base::clock::Time;
 use crate::base::figures;
-use crate::fetch::job::{Conductor, Job, Start};
+use crate::fetch::grants::Standing;
+use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source};
 use crate::fetch::{Fetcher, Reader, plan};
 use crate::limits;
@@ -81,7 +82,7 @@ struct Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        if self.job.close_if_opening() {
+        if self.job.close_unless_open() {
             self.fetcher.forget(&self.job);
         }
     }
@@ -111,13 +112,22 @@ impl Fetcher {
                 return Err(FetchError::Local("the program stops".into()));
             }
             match self.seat(request) {
-                Seat::Leader(leadership) => return self.lead(request, &leadership),
-                Seat::Follower(job) => {
-                    // The leader's failure may be its own, such as its credential: then ask anew.
-                    if let Some(partial) = job.opened() {
-                        return self.join(request, &job, &partial);
+                Seat::Leader(leadership) => {
+                    let reader = self.lead(request, &leadership);
+                    if let Err(FetchError::Upstream(UpstreamError::TimedOut)) = &reader {
+                        leadership.job.time_out();
                     }
+                    return reader;
                 }
+                Seat::Follower(job) => match job.opened() {
+                    Opened::Yes(partial) => return self.join(request, &job, &partial),
+                    // One after the other, each would wait as long in vain.
+                    Opened::TimedOut if self.standing(request) == Standing::Unknown => {
+                        return Err(FetchError::Upstream(UpstreamError::TimedOut));
+                    }
+                    // The leader's failure may be its own, such as its credential: ask anew.
+                    Opened::TimedOut | Opened::No => {}
+                },
                 Seat::Standing => return self.pass(request),
             }
         }

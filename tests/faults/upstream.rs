@@ -1,5 +1,7 @@
 //! Upstreams that refuse, stall, break off and lie.
 
+use std::time::Instant;
+
 use crate::curl::curl;
 use crate::site::{MIB, REPOSITORY, Site, blobs_kept, catalogued, pull, url};
 use crate::site::{wait_until_catalogued, wait_until_kept};
@@ -115,6 +117,21 @@ fn an_upstream_that_always_breaks_at_the_same_byte_is_given_up() {
     let attempts = origin.seen().len();
     assert!(attempts <= 1 + limits::FILL_ATTEMPTS_MAX as usize, "{attempts} attempts");
     assert_eq!(blobs_kept(&client), 0);
+}
+
+#[test]
+fn readers_of_an_upstream_that_does_not_answer_wait_no_longer_than_one() {
+    let blob = random_blob(25, 1000);
+    let origin = Origin::always(vec![Step::Stall]);
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(pull(&client, &blob, &[]).status, 504));
+        }
+    });
+    assert!(start.elapsed() < 2 * limits::UPSTREAM_FIRST_BYTE, "{:?}", start.elapsed());
 }
 
 #[test]
