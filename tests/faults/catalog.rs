@@ -1,6 +1,7 @@
 //! Entries of the catalog that lie.
 
-use crate::site::{FROM_PEERS, MIB, Site, pull, put_in_catalog, wait_until_kept};
+use crate::site::{FROM_PEERS, MIB, Site, catalogued, pull, put_in_catalog, wait_until_kept};
+use crate::support::foreign::{Kind, Seeder, wait_for_seeders};
 use crate::support::image::Blob;
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
@@ -35,6 +36,43 @@ fn survives(seed: u64, lie: impl Fn(&Blob) -> Vec<u8>) {
     let second = site.client_of("second", &tracker);
     pull(&second, blob, &[]).assert_is(200, &blob.bytes);
     assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
+}
+
+/// A peer has what the lying torrent is of: every piece is right, only the whole is not. Says
+/// whether the first response was whole, and right.
+fn survives_a_seeded_lie(seed: u64, len: usize) -> bool {
+    let site = Site::start(seed, &[len]);
+    let tracker = Program::tracker("tracker", &[]);
+    let (etcd_port, announce_url) = (tracker.option("ETCD_PORT"), tracker.announce_url());
+    let blob = site.layer(0);
+    let bytes = random_blob(3, blob.bytes.len()).bytes;
+    let torrent = torrent_of(blob, &bytes);
+    let lie = Metainfo::decode(&torrent).expect("ours");
+    put_in_catalog(etcd_port, blob, &torrent);
+    let _liar = Seeder::start(Kind::Libtorrent, lie.name(), &bytes, &torrent, &announce_url);
+    wait_for_seeders(&announce_url, &lie.info_hash(), 1);
+    let client = site.client_of("client", &tracker);
+    let got = pull(&client, blob, &[]);
+    if got.exit == Some(0) {
+        got.assert_is(200, &blob.bytes);
+    } else {
+        got.assert_is_cut(&blob.bytes);
+        wait_for("withdrawal", || catalogued(etcd_port).is_empty().then_some(()));
+        pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+    }
+    assert!(client.log().contains("led to wrong bytes"), "the peer was believed at first");
+    wait_until_kept(&client, 1);
+    got.exit == Some(0)
+}
+
+#[test]
+fn a_seeded_lie_never_comes_whole() {
+    survives_a_seeded_lie(65, 2 * MIB);
+}
+
+#[test]
+fn a_seeded_lie_that_is_small_is_healed_inside_the_response() {
+    assert!(survives_a_seeded_lie(66, 40_000));
 }
 
 #[test]
