@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use support::faults::{Fault, FaultProxy};
 use support::foreign::{program, without_proxies};
 use support::image::{Blob, Image, digest};
 use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network};
 use support::process::Process;
-use support::registry::CREDENTIALS;
+use support::registry::{CREDENTIALS, Registry};
 use support::torrent_cache::Program;
 use support::{get, skopeo, temp_dir};
 use tempfile::TempDir;
@@ -114,29 +115,42 @@ impl Containerd {
         Containerd { socket, process, dir }
     }
 
-    fn ctr(&self, arguments: &[&str]) -> String {
-        let mut command = as_root("ctr");
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = without_proxies(as_root("ctr"));
         command.arg("--address").arg(&self.socket).args(arguments);
-        run(command, "containerd")
+        command
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> String {
+        run(self.command(arguments), "containerd")
+    }
+
+    /// Makes `host` the only mirror of Docker Hub; the folder that says so.
+    fn hosts(&self, host: &str) -> String {
+        let capabilities = "capabilities = [\"pull\", \"resolve\"]";
+        let hosts = format!("server = \"http://127.0.0.1:1\"\n{host}\n{capabilities}\n");
+        write(self.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
+        self.dir.path().join("hosts").display().to_string()
+    }
+
+    fn assert_has(&self, image: &Image) {
+        let listed = self.ctr(&["content", "ls"]);
+        for blob in image.blobs().chain([&image.manifest]) {
+            let path = blob.digest.replace(':', "/");
+            let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
+            let bytes = fs::read(self.dir.path().join(path)).expect("it was fetched");
+            assert_eq!(digest(&bytes), blob.digest);
+            assert!(listed.contains(&blob.digest), "{listed}");
+        }
     }
 }
 
 /// Fetches the image from a mirror that is `host` in `hosts.toml`, and checks what was stored.
 fn fetch_with_containerd(image: &Image, host: &str) {
     let containerd = Containerd::start();
-    let capabilities = "capabilities = [\"pull\", \"resolve\"]";
-    let hosts = format!("server = \"http://127.0.0.1:1\"\n{host}\n{capabilities}\n");
-    write(containerd.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
-    let hosts = containerd.dir.path().join("hosts").display().to_string();
-    let name = format!("docker.io/{NAME}");
+    let (hosts, name) = (containerd.hosts(host), format!("docker.io/{NAME}"));
     containerd.ctr(&["content", "fetch", "--hosts-dir", &hosts, &name]);
-    for blob in image.blobs().chain([&image.manifest]) {
-        let path = blob.digest.replace(':', "/");
-        let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
-        let bytes = fs::read(containerd.dir.path().join(path)).expect("it was fetched");
-        assert_eq!(digest(&bytes), blob.digest);
-        assert!(containerd.ctr(&["content", "ls"]).contains(&blob.digest));
-    }
+    containerd.assert_has(image);
 }
 
 #[test]
@@ -144,6 +158,30 @@ fn containerd_fetches() {
     crosses_the_uplink_once(22, |image, client| {
         fetch_with_containerd(image, &format!("[host.\"http://{}\"]", client.addr()));
     });
+}
+
+/// Killed in the middle of a pull, it goes on from the last 10 MiB that it has.
+#[test]
+fn containerd_goes_on_where_it_was_killed() {
+    let registry = Registry::start();
+    let image = Image::random(29, &[24 * MIB]);
+    skopeo::push(&image, registry.addr(), NAME);
+    let upstream = FaultProxy::start(registry.addr());
+    let layer = &image.layers[0].digest;
+    upstream.fail(&format!("/blobs/{layer}"), 1, Fault::Stall { after: 15 << 20 });
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &upstream.url())]);
+    let containerd = Containerd::start();
+    let hosts = containerd.hosts(&format!("[host.\"http://{}\"]", client.addr()));
+    let name = format!("docker.io/{NAME}");
+    let fetch = ["content", "fetch", "--hosts-dir", &hosts, &name];
+    let mut killed = Process::spawn("ctr", containerd.command(&fetch), "containerd");
+    killed.wait_until("it has what there is", |output| {
+        output.contains(" 15.0 MiB/24.0 MiB").then_some(())
+    });
+    killed.kill();
+    containerd.ctr(&fetch);
+    containerd.assert_has(&image);
+    assert_eq!(client.metric(FROM_UPSTREAM), image.blob_bytes(), "{}", client.log());
 }
 
 /// The certificate that the client made for itself.

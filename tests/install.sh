@@ -13,7 +13,7 @@ if ((${#packages[@]} == 0)); then
   # The programs that pull, for tests/clients.rs.
   packages+=(containerd docker.io ostree podman)
   # Other BitTorrent software, for tests/interop.rs.
-  packages+=(aria2 opentracker python3-libtorrent)
+  packages+=(aria2 opentracker python3-libtorrent transmission-cli)
 fi
 
 missing=()

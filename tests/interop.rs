@@ -161,6 +161,11 @@ fn a_client_takes_all_of_a_blob_from_aria2() {
 }
 
 #[test]
+fn a_client_takes_all_of_a_blob_from_transmission() {
+    takes_all_from(Kind::Transmission, 15);
+}
+
+#[test]
 fn clients_that_fetched_on_their_own_meet_in_one_swarm() {
     let network = Network::start(13, &[2 * MIB]);
     // Nobody listens on port 1: each of the two has a catalog of its own, so to speak.
