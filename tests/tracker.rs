@@ -228,7 +228,7 @@ mod clients {
 
     /// A blob in `dir/seeder`, and its `.torrent` in `dir`.
     fn blob(dir: &Path) -> String {
-        let bytes: Vec<u8> = (0..BLOB_LEN).map(|at| (at * at / 7 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..BLOB_LEN).map(|at| (at * at / 7 % 251).to_le_bytes()[0]).collect();
         let digest = format!("sha256:{}", hex(&sha256(&bytes)));
         let name = BlobName::parse(&digest).expect("it is a digest");
         let len = bytes.len() as u64;

@@ -1,7 +1,7 @@
 //! Floor 6: the front that HTTP clients see: registry mirror and forward proxy on one port.
 //!
-//! A request is routed by its head alone ([`route`]); a blob is answered by [`blob`], everything
-//! else passes through ([`relay`], [`tunnel`]).
+//! A request is routed by its head alone ([`route`]); a blob is answered by `blob`, everything
+//! else passes through (`relay`, `tunnel`).
 //!
 //! **Invariant:** a response that cannot be finished is cut, never ended cleanly.
 //!

@@ -1,8 +1,8 @@
 //! The HTTP/1.1 server (RFC 9112) that faces clients: accept, parking, workers.
 //!
-//! A connection waits for its client in one thread, [`parking`], where it costs a descriptor and no
+//! A connection waits for its client in one thread, `parking`, where it costs a descriptor and no
 //! thread: for its first byte, for the rest of a handshake or of a head, for the next request. What
-//! came is read by a [`workers`] thread, which hands whole requests to the [`Handler`] with
+//! came is read by a `workers` thread, which hands whole requests to the [`Handler`] with
 //! blocking I/O. The first byte tells TLS from plain HTTP.
 //!
 //! **Invariant:** whatever clients do, accepting goes on, memory and threads are bounded, and an
