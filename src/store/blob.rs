@@ -33,7 +33,11 @@ impl Blob {
         if meta.len() != seed.len {
             return Err(StoreError::Damaged(path));
         }
-        Ok(Blob::of_file(layout, seed, Arc::new(file)))
+        let blob = Blob::of_file(layout, seed, Arc::new(file));
+        // The length is of a start, which reads no metainfo: one that was cut before, by a repair of
+        // the file system or by a person, must not be served as whole.
+        blob.metainfo()?;
+        Ok(blob)
     }
 
     /// The blob whose bytes `file` holds.
