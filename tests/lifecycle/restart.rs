@@ -101,6 +101,31 @@ fn a_restart_seeds_again_without_reading_the_blobs() {
     assert_seeds_it(&world);
 }
 
+#[test]
+fn a_blob_that_was_cut_on_disk_is_fetched_anew() {
+    let world = World::start(26, 8 * MIB);
+    let mut client = world.seeder("client");
+    assert!(client.stop().success());
+    let [path] = &stored(&client, "blobs")[..] else { panic!("one blob") };
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("it is ours");
+    file.set_len(5 * MIB as u64).expect("it is ours");
+    client.start_again();
+    world.pull(&client);
+    world.pull(&client);
+}
+
+#[test]
+fn a_metainfo_that_was_lost_is_made_again() {
+    let world = World::start(27, 8 * MIB);
+    let mut client = world.seeder("client");
+    assert!(client.stop().success());
+    let [path] = &stored(&client, "torrents")[..] else { panic!("one metainfo") };
+    std::fs::remove_file(path).expect("it is ours");
+    client.start_again();
+    world.pull(&client);
+    assert_seeds_it(&world);
+}
+
 /// Bytes that the process has read, from wherever, page cache included (`proc(5)`).
 fn bytes_read(client: &mut Program) -> u64 {
     let path = format!("/proc/{}/io", client.process().pid());

@@ -2,15 +2,18 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use torrent_cache::base::sys;
 use torrent_cache::limits;
 
 use crate::support::origin::{Origin, Step};
-use crate::support::torrent_cache::Program;
-use crate::support::{PATIENCE, wait_for};
-use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World};
+use crate::support::process::Process;
+use crate::support::torrent_cache::{Program, binary};
+use crate::support::{PATIENCE, temp_dir, wait_for};
+use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, stored};
 
 /// More than a stop that has to wait for nobody ever takes, on a busy machine.
 const QUICK: Duration = Duration::from_secs(4);
@@ -75,6 +78,51 @@ fn a_fetch_whose_upstream_is_silent_does_not_hold_it_up() {
     assert_clean_end(&mut client);
     assert!(start.elapsed() < limits::STOP + QUICK, "{:?}", start.elapsed());
     assert_ne!(download.wait(), Some(0));
+}
+
+#[test]
+fn a_fetch_from_peers_that_ends_in_time_ends_whole() {
+    let world = World::start(48, 64 * MIB);
+    let _seeder = world.seeder("seeder");
+    let mut client = world.client("client");
+    let download = Download::start(&world.url(&client), &["--limit-rate", "12M"]);
+    wait_for("the first bytes", || (download.received() > 0).then_some(()));
+    signal(&mut client);
+    download.expect_whole(&world.upstream.blob);
+    assert_clean_end(&mut client);
+}
+
+#[test]
+fn a_fetch_from_upstream_that_ends_in_time_ends_whole() {
+    let world = World::start(49, 64 * MIB);
+    let mut client = world.client("client");
+    let download = Download::start(&world.url(&client), &["--limit-rate", "12M"]);
+    wait_for("the first bytes", || (download.received() > 0).then_some(()));
+    signal(&mut client);
+    download.expect_whole(&world.upstream.blob);
+    assert_clean_end(&mut client);
+    assert_eq!(stored(&client, "blobs").len(), 1, "it is kept");
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_ends_it() {
+    for millis in (0..60).step_by(5) {
+        let mut command = Command::new(binary());
+        let dir = temp_dir();
+        command.arg("client").env_clear().env("INTERFACE", "127.0.0.1").env("PORT", "0");
+        command.env("ADMIN", "127.0.0.1:0").env("STORAGE", dir.path());
+        command.env("TORRENT_FIRST_PORT", "0").env("TORRENT_LAST_PORT", "0");
+        command.env("REGISTRY_NO_SSL", "1");
+        let mut process = Process::spawn("client", command, "");
+        // What is tested: some moment, whichever.
+        std::thread::sleep(Duration::from_millis(millis));
+        let start = Instant::now();
+        let status = process.terminate();
+        assert!(start.elapsed() < QUICK, "{:?} after {millis} ms", start.elapsed());
+        // Before it listens for signals, the system ends it.
+        let ended = status.code() == Some(0) || status.signal() == Some(libc::SIGTERM);
+        assert!(ended, "{status} after {millis} ms: {}", process.output());
+    }
 }
 
 #[test]
