@@ -34,8 +34,8 @@ impl Blob {
             return Err(StoreError::Damaged(path));
         }
         let blob = Blob::of_file(layout, seed, Arc::new(file));
-        // The length is of a start, which reads no metainfo: one that was cut before, by a repair of
-        // the file system or by a person, must not be served as whole.
+        // The length is from the start, which reads no metainfo: a blob that was cut before, by a
+        // repair of the file system or by a person, must not be served as whole.
         blob.metainfo()?;
         Ok(blob)
     }
