@@ -142,7 +142,7 @@ fn link_local_targets_are_refused() {
         assert_eq!(status(&["--proxy", &proxy, &url]), "403", "{host}");
         let tunnel = ["--proxytunnel", "--write-out", "%{http_connect}", "--proxy", &proxy, &url];
         let answer = ask(&tunnel).output;
-        assert!(answer.ends_with("403"), "{host}: {answer}");
+        assert!(answer.contains("403"), "{host}: {answer}");
     }
     assert!(upstream.seen().is_empty());
 }
