@@ -160,7 +160,8 @@ impl Client {
 
     fn log_in(&self, deadline: Time) -> Result<(), CatalogError> {
         let Some((user, password)) = &self.login else { return Ok(()) };
-        // The old token must not go along: etcd checks it even here, and refuses one it does not know.
+        // The old token must not go along: etcd checks it even here, and refuses one that it does
+        // not know.
         *self.token.lock() = None;
         let request = Request::Authenticate { user, password };
         let token = match self.call_members(&request, deadline) {
