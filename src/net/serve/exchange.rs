@@ -229,12 +229,6 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    /// Whether an answer has begun: from then on an error can only cut it.
-    #[must_use]
-    pub fn is_started(&self) -> bool {
-        self.phase != Phase::Waiting
-    }
-
     /// Sends what comes next of the body. The head goes out with the first bytes.
     ///
     /// # Errors
