@@ -30,6 +30,11 @@ const _: () = assert!(
 /// zero keeps the promise; one write's worth costs nothing.
 pub const HELD_BACK_LEN: u64 = 64 << 10;
 
+/// The most parts of a static delta. libostree fills each with 32 MiB by default: 128 GiB.
+pub const DELTA_PARTS_MAX: usize = 4096;
+/// The most static deltas that one index or summary may list; 100 bytes are kept of each.
+pub const DELTAS_LISTED_MAX: usize = 65_536;
+
 // Time budgets (defaults).
 
 /// How long the catalog may take to say whether it knows a blob.

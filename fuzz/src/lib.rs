@@ -4,3 +4,5 @@
 pub mod laws;
 #[path = "../../tests/vectors/laws_http.rs"]
 pub mod laws_http;
+#[path = "../../tests/vectors/laws_ostree.rs"]
+pub mod laws_ostree;

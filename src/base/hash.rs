@@ -142,7 +142,11 @@ pub fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(value)
 }
 
-fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+/// Writes `bytes` as lower-case hexadecimal digits.
+///
+/// # Errors
+/// Those of the formatter.
+pub fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 

@@ -25,6 +25,7 @@ pub mod geometry;
 pub mod http1;
 pub mod metainfo;
 pub mod oci;
+pub mod ostree;
 pub mod peer;
 pub mod tracker;
 pub mod tracker_http;

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes ostree/ again with the ostree of this machine: superblocks of every kind, a summary, an
+# index, and what `ostree static-delta show` says of the first.
+set -euo pipefail
+out=$(cd "$(dirname "$0")" && pwd)/ostree
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+mkdir -p "$out" tree
+export SOURCE_DATE_EPOCH=1700000000
+run() { ostree --repo=repo "$@" >/dev/null; }
+file() { head -c "$2" /dev/urandom >"tree/$1"; }
+
+run init --mode=archive
+for n in 1 2 3 4 5 6; do file "f$n" 700000; done
+file big 5000000
+run commit -b main --tree=dir=tree -s one
+run static-delta generate --empty --max-chunk-size=1 main
+first=$(ostree --repo=repo rev-parse main)
+file f2 700000
+run commit -b main --tree=dir=tree -s two
+run static-delta generate --from="$first" --to=main
+run summary -u
+delta() { # FROM-TO or TO -> its folder
+  local name
+  name=$(for hex in ${1/-/ }; do printf %s "$hex" | xxd -r -p | base64 | tr / _ | tr -d '=\n'; printf -- -; done)
+  name=${name%-}
+  echo "repo/deltas/${name:0:2}/${name:2}"
+}
+second=$(ostree --repo=repo rev-parse main)
+keep() { # NAME FROM-TO
+  cp "$(delta "$2")/superblock" "$out/$1.superblock"
+  # `show` looks for the files of parts that are inside, and fails.
+  ostree --repo=repo static-delta show "$2" >"$out/$1.txt" || [ "$1" = inline ]
+  (cd "$(delta "$2")" && sha256sum [0-9]* 2>/dev/null >"$out/$1.sums" || true)
+}
+keep fallback "$first"
+keep update "$first-$second"
+cp repo/summary "$out/summary"
+name=$(basename "$(delta "$second")")
+cp repo/delta-indexes/*/"$name.index" "$out/second.index"
+
+# Small ones for the other forms: with its parts inside, of the other byte order, signed.
+rm -rf tree/*
+file small 300
+run commit -b other --orphan --tree=dir=tree -s small
+other=$(ostree --repo=repo rev-parse other)
+run static-delta generate --empty --inline other
+keep inline "$other"
+run static-delta generate --empty --swap-endianness other
+keep swapped "$other"
+# Debian builds ostree without ed25519; the form around the superblock is the same.
+OSTREE_DUMMY_SIGN_ENABLED=1 run static-delta generate --empty --sign-type=dummy --sign=key other
+cp "$(delta "$other")/superblock" "$out/signed.superblock"
