@@ -13,7 +13,7 @@ run-client: export PRIVATEKEY ?= $(DATA)/client/key.pem
 run-client: export STORAGE ?= $(DATA)/client/storage
 run-tracker: export STORAGE ?= $(DATA)/tracker
 
-.PHONY: help build test check fmt lint doc tidy demo run-tracker run-client fuzz deps clean
+.PHONY: help build test check fmt lint doc tidy demo run-tracker run-client fuzz bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
@@ -24,6 +24,7 @@ help:
 	@echo 'make run-client    a client that uses them, in the foreground'
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
 	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS (needs nightly Rust; gets cargo-fuzz)'
+	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
@@ -68,6 +69,11 @@ fuzz:
 		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target tests/vectors -- \
 			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# All benches, or the one that BENCH names; ROWS are words that select rows of it.
+bench: build
+	benches/install.sh $(BENCH)
+	$(CARGO) bench --locked $(if $(BENCH),--bench $(BENCH),--benches) -- $(ROWS)
 
 deps:
 	tests/install.sh

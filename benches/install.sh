@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs the peers that the benches measure against.
+#
+#   benches/install.sh            those of all benches
+#   benches/install.sh BENCH      only those of one
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+install() {
+  case $1 in
+    front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
+    *) echo "there is no bench $1" >&2; exit 2 ;;
+  esac
+}
+
+for bench in "${@:-front}"; do
+  install "$bench"
+done
