@@ -16,6 +16,7 @@ use crate::catalog::{Catalog, CatalogConfig};
 use crate::engine::{Engine, EngineConfig};
 use crate::fetch::{Fetcher, Offline, Parts};
 use crate::http::Front;
+use crate::http::registries::Registries;
 use crate::http::status::{self, Status};
 use crate::limits;
 use crate::net::admin::Admin;
@@ -41,6 +42,12 @@ pub const OPTIONS: &[Opt] = &[
         "HOST",
         "registry-1.docker.io",
         "The registry that is mirrored: HOST, HOST:PORT, or http(s)://HOST:PORT.",
+    ),
+    Opt::new(
+        "REGISTRIES_PLAIN",
+        "HOSTS",
+        "",
+        "Comma-separated registries, HOST or HOST:PORT, that are spoken to without TLS.",
     ),
     Opt::new(
         "TRACKER",
@@ -127,6 +134,7 @@ struct Settings {
     front: SocketAddr,
     admin: SocketAddr,
     registry: Url,
+    plain_registries: Vec<Url>,
     plain_only: bool,
     certfile: PathBuf,
     privatekey: PathBuf,
@@ -145,6 +153,7 @@ impl Settings {
             front: SocketAddr::new(interface, needed(values, "PORT")?),
             admin: needed(values, "ADMIN")?,
             registry: registry(values)?,
+            plain_registries: plain_registries(values)?,
             plain_only: values.switch("REGISTRY_NO_SSL"),
             certfile: values.path("CERTFILE").unwrap_or_default(),
             privatekey: values.path("PRIVATEKEY").unwrap_or_default(),
@@ -190,6 +199,17 @@ fn registry(values: &Values) -> Result<Url, UsageError> {
         return Err(values.bad("REGISTRY_LOCATION", &"a registry has no path"));
     }
     Ok(url)
+}
+
+fn plain_registries(values: &Values) -> Result<Vec<Url>, UsageError> {
+    let name = "REGISTRIES_PLAIN";
+    let hosts = list::<String>(values, name)?;
+    let urls = hosts.iter().map(|host| match Url::parse(&format!("http://{host}")) {
+        Ok(url) if url.target == "/" && !host.ends_with('/') => Ok(url),
+        Ok(_) => Err(values.bad(name, &"neither HOST nor HOST:PORT")),
+        Err(error) => Err(values.bad(name, &error)),
+    });
+    urls.collect()
 }
 
 fn catalog(values: &Values) -> Result<CatalogConfig, UsageError> {
@@ -290,7 +310,8 @@ impl Client {
         let fetcher = Fetcher::new(parts, settings.offline);
         let status = status_page(&store, &engine, &catalog, &fetcher);
         let pages = Admin::new(|| Ok(())).page("/status.json", "application/json", status);
-        let handler = Arc::new(Front::new(Arc::clone(&fetcher), upstream, settings.registry));
+        let registries = Registries::new(settings.registry, settings.plain_registries);
+        let handler = Arc::new(Front::new(Arc::clone(&fetcher), upstream, registries));
         let config = ServerConfig { tls, ..ServerConfig::new("http", front) };
         let front = Server::start(config, handler).map_err(broken)?;
         let config =
@@ -433,6 +454,8 @@ mod tests {
             ("ADMIN", "8889"),
             ("REGISTRY_LOCATION", "ftp://x"),
             ("REGISTRY_LOCATION", "http://x/path"),
+            ("REGISTRIES_PLAIN", "http://x"),
+            ("REGISTRIES_PLAIN", "x,y/z"),
             ("TRACKER", "gopher://x"),
             ("ETCD_ENDPOINTS", "http://a:1,b:x"),
             ("ETCD_USER", "me"),

@@ -127,9 +127,14 @@ impl Containerd {
 
     /// Makes `host` the only mirror of Docker Hub; the folder that says so.
     fn hosts(&self, host: &str) -> String {
+        self.mirror("docker.io", host)
+    }
+
+    /// Makes `host` the only mirror of `registry`; the folder that says so.
+    fn mirror(&self, registry: &str, host: &str) -> String {
         let capabilities = "capabilities = [\"pull\", \"resolve\"]";
         let hosts = format!("server = \"http://127.0.0.1:1\"\n{host}\n{capabilities}\n");
-        write(self.dir.path(), "hosts/docker.io/hosts.toml", &hosts);
+        write(self.dir.path(), &format!("hosts/{registry}/hosts.toml"), &hosts);
         self.dir.path().join("hosts").display().to_string()
     }
 
@@ -158,6 +163,29 @@ fn containerd_fetches() {
     crosses_the_uplink_once(22, |image, client| {
         fetch_with_containerd(image, &format!("[host.\"http://{}\"]", client.addr()));
     });
+}
+
+/// containerd says which registry it means: one client is the mirror of all.
+#[test]
+fn containerd_fetches_from_another_registry_than_the_mirrored_one() {
+    let network = Network::start(32, &[2 * MIB]);
+    let registry = network.registry.addr().to_string();
+    let elsewhere = [("REGISTRY_LOCATION", "http://127.0.0.1:1"), ("REGISTRIES_PLAIN", &registry)];
+    let fetch_through = |client: &Program| {
+        let containerd = Containerd::start();
+        let host = format!("[host.\"http://{}\"]", client.addr());
+        let (hosts, name) = (containerd.mirror("_default", &host), format!("{registry}/{NAME}"));
+        containerd.ctr(&["content", "fetch", "--hosts-dir", &hosts, &name]);
+        containerd.assert_has(&network.image);
+    };
+    let first = network.client("first", &elsewhere);
+    fetch_through(&first);
+    network.wait_until_published(&first);
+    network.wait_until_announced(1);
+    let second = network.client("second", &elsewhere);
+    fetch_through(&second);
+    assert_eq!(second.metric(FROM_PEERS), network.image.blob_bytes(), "{}", second.log());
+    network.assert_each_blob_left_once();
 }
 
 /// Killed in the middle of a pull, it goes on from the last 10 MiB that it has.

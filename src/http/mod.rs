@@ -7,6 +7,7 @@
 //!
 //! Not here: connections and framing (`net`), where a blob's bytes come from (`fetch`).
 
+pub mod registries;
 pub mod route;
 pub mod status;
 
@@ -25,24 +26,25 @@ use crate::proto::http1::{Headers, Url};
 use crate::proto::oci;
 use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
 
+use self::registries::Registries;
 use self::route::Route;
 
 /// Serves clients.
 pub struct Front {
     fetcher: Arc<Fetcher>,
     upstream: Arc<Upstream>,
-    registry: Url,
+    registries: Registries,
     /// How we sign in `Via`, so that a request that comes back to us is not sent round for ever.
     alias: String,
 }
 
 impl Front {
-    /// A front for `registry` and for whatever proxy clients name.
+    /// A front for `registries` and for whatever proxy clients name.
     #[must_use]
-    pub fn new(fetcher: Arc<Fetcher>, upstream: Arc<Upstream>, registry: Url) -> Front {
+    pub fn new(fetcher: Arc<Fetcher>, upstream: Arc<Upstream>, registries: Registries) -> Front {
         let mut id = [0; 6];
         sys::random(&mut id);
-        Front { fetcher, upstream, registry, alias: format!("torrent-cache-{}", hex(&id)) }
+        Front { fetcher, upstream, registries, alias: format!("torrent-cache-{}", hex(&id)) }
     }
 
     /// Where a request goes and with which headers, signed.
@@ -55,7 +57,7 @@ impl Front {
 
 impl Handler for Front {
     fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError> {
-        match route::route(exchange.head(), &self.registry, &self.alias) {
+        match route::route(exchange.head(), &self.registries, &self.alias) {
             Route::Blob { name, url } => blob::serve(self, exchange, name, url),
             Route::Relay { url } => relay::serve(self, exchange, url),
             Route::Tunnel { host, port } => tunnel::serve(self, exchange, &host, port),

@@ -1,5 +1,6 @@
 //! What a request asks for, by its head alone. Pure.
 
+use crate::http::registries::Registries;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{Headers, Method, RequestHead, Target, Url};
 use crate::proto::oci::{self, OciPath};
@@ -35,10 +36,10 @@ pub enum Route {
     },
 }
 
-/// Routes a request. Paths are `registry`'s, whole URLs are what they say. `alias` is our name in
-/// `Via`: a request that has passed here before is refused.
+/// Routes a request. Paths are those of one of `registries`, whole URLs are what they say. `alias`
+/// is our name in `Via`: a request that has passed here before is refused.
 #[must_use]
-pub fn route(head: &RequestHead, registry: &Url, alias: &str) -> Route {
+pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route {
     if has_passed(&head.headers, alias) {
         return Route::Refuse { status: 508, message: "the request has passed this proxy before" };
     }
@@ -53,7 +54,13 @@ pub fn route(head: &RequestHead, registry: &Url, alias: &str) -> Route {
             };
         }
         Target::Absolute(url) => url.clone(),
-        Target::Origin(target) => Url { target: target.clone(), ..registry.clone() },
+        Target::Origin(target) => {
+            let query = target.split_once('?').map(|(_, query)| query);
+            match registries.of_query(query.filter(|_| target.starts_with("/v2/"))) {
+                Ok(registry) => Url { target: target.clone(), ..registry },
+                Err(_) => return Route::Refuse { status: 400, message: "ns= names no registry" },
+            }
+        }
     };
     let content = oci::parse(url.path());
     let url = if url.path().starts_with("/v2/") { without_namespace(url) } else { url };
@@ -89,10 +96,14 @@ mod tests {
 
     const ALIAS: &str = "torrent-cache-1";
 
+    fn registries() -> Registries {
+        Registries::new(Url::parse("https://registry.example").unwrap(), Vec::new())
+    }
+
     fn routed(line: &str, fields: &str) -> Route {
         let text = format!("{line} HTTP/1.1\r\nHost: mirror:8888\r\n{fields}\r\n");
         let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
-        route(&head, &Url::parse("https://registry.example").unwrap(), ALIAS)
+        route(&head, &registries(), ALIAS)
     }
 
     fn relay(url: &str) -> Route {
@@ -132,16 +143,23 @@ mod tests {
         let tunnel = Route::Tunnel { host: "other.example".into(), port: 443 };
         let text = "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n";
         let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
-        assert_eq!(route(&head, &Url::parse("http://r").unwrap(), ALIAS), tunnel);
+        assert_eq!(route(&head, &registries(), ALIAS), tunnel);
     }
 
     #[test]
     fn the_namespace_goes_no_further() {
         let path = format!("/v2/a/blobs/{}", digest());
-        let url = |query: &str| format!("https://registry.example{path}{query}");
-        assert_eq!(routed(&format!("GET {path}?ns=docker.io"), ""), blob(&url("")));
-        assert_eq!(routed(&format!("GET {path}?x=1&ns=r%3A5000&y"), ""), blob(&url("?x=1&y")));
+        let docker = format!("https://registry.example{path}");
+        assert_eq!(routed(&format!("GET {path}?ns=docker.io"), ""), blob(&docker));
+        let other = format!("https://r:5000{path}?x=1&y");
+        assert_eq!(routed(&format!("GET {path}?x=1&ns=r%3A5000&y"), ""), blob(&other));
         assert_eq!(routed("GET /repo/x?ns=1", ""), relay("https://registry.example/repo/x?ns=1"));
+    }
+
+    #[test]
+    fn a_namespace_that_is_no_registry_goes_nowhere() {
+        let refused = routed("GET /v2/a/manifests/b?ns=a/b", "");
+        assert!(matches!(refused, Route::Refuse { status: 400, .. }), "{refused:?}");
     }
 
     #[test]
