@@ -11,6 +11,7 @@ use crate::base::args::{Opt, UsageError, Values};
 use crate::base::clock::Time;
 use crate::base::rng::Rng;
 use crate::base::stop::Stop;
+use crate::base::sys;
 use crate::base::thread::{self, Role};
 use crate::catalog::{Catalog, CatalogConfig};
 use crate::engine::{Engine, EngineConfig};
@@ -124,6 +125,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
     let settings = Settings::read(&values)?;
     let process = Process::start(&log)?;
     let client = Client::start(&values, settings)?;
+    process.ready(&client.to_string());
     process.stop().wait();
     client.stop(Time::now() + limits::STOP);
     process.finish()
@@ -317,12 +319,6 @@ impl Client {
         let config =
             ServerConfig { workers_max: ADMIN_WORKERS, ..ServerConfig::new("admin", admin) };
         let admin = Server::start(config, Arc::new(pages)).map_err(broken)?;
-        log::info!(
-            "serving clients on {}, peers on port {}, health and metrics on {}",
-            front.local_addr(),
-            engine.port(),
-            admin.local_addr()
-        );
         Ok(Client { front, admin, fetcher, catalog, engine })
     }
 
@@ -351,6 +347,17 @@ impl Client {
     }
 }
 
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (front, peers, admin) =
+            (self.front.local_addr(), self.engine.port(), self.admin.local_addr());
+        write!(
+            f,
+            "serving clients on {front}, peers on port {peers}, health and metrics on {admin}"
+        )
+    }
+}
+
 /// An address that is not ours is the fault of `INTERFACE`, anything else of the port.
 fn address_option(error: &io::Error, port: &'static str) -> &'static str {
     if error.kind() == io::ErrorKind::AddrNotAvailable { "INTERFACE" } else { port }
@@ -376,10 +383,9 @@ fn broken(error: io::Error) -> Failure {
 /// What our certificate is for, besides `localhost`: the name that others of the network know us
 /// by.
 fn our_names() -> Vec<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
+    let name = sys::host_name();
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-    if is_name && !name.is_empty() { vec![name.to_owned()] } else { Vec::new() }
+    if is_name && !name.is_empty() { vec![name] } else { Vec::new() }
 }
 
 fn status_page(

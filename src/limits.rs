@@ -66,6 +66,9 @@ pub const HTTP_WRITE: Duration = Duration::from_secs(300);
 /// From the signal to the end of the process.
 pub const STOP: Duration = Duration::from_secs(10);
 
+/// Telling the service manager something; it reads at once or is broken.
+pub const NOTIFY: Duration = Duration::from_secs(1);
+
 // HTTP.
 
 /// The longest head of a request: docker sends 1 KiB, tokens of cloud registries reach 12 KiB.

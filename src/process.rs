@@ -8,9 +8,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{self, Signals};
 
 use crate::base::args::{Opt, UsageError, Values};
+use crate::base::notify::Notifier;
 use crate::base::stop::Stop;
 use crate::base::thread::{self, Role};
 use crate::base::{log, sys};
+use crate::limits;
 
 /// One command of the program.
 pub struct Command {
@@ -64,13 +66,15 @@ impl From<UsageError> for Failure {
 /// The process round a running command.
 pub struct Process {
     stop: Stop,
+    notifier: Notifier,
     signals: iterator::Handle,
     listener: thread::Handle,
 }
 
 impl Process {
     /// Starts logging at `log_filter`, raises the limit of open files, and listens for `SIGTERM`
-    /// and `SIGINT`. The first of them sets [`Process::stop`]; the second ends the process at once.
+    /// and `SIGINT`. The first of them sets [`Process::stop`] and is passed on to the service
+    /// manager; the second ends the process at once.
     ///
     /// # Errors
     /// [`Failure::Broken`] if the system refuses a signal handler or a thread.
@@ -80,22 +84,29 @@ impl Process {
             Ok(limit) => ::log::debug!("open files: at most {limit}"),
             Err(error) => ::log::warn!("the limit of open files stays as it is: {error}"),
         }
-        let stop = Stop::new();
+        let (stop, notifier) = (Stop::new(), Notifier::from_environment(limits::NOTIFY));
         let mut signals = Signals::new([SIGTERM, SIGINT])
             .map_err(|error| Failure::Broken(format!("cannot listen for signals: {error}")))?;
         let handle = signals.handle();
-        let on_signal = stop.clone();
+        let (on_signal, manager) = (stop.clone(), notifier.clone());
         let listener = thread::spawn("signals", Role::Core, move || {
             for signal in signals.forever() {
                 if on_signal.is_stopped() {
                     std::process::exit(128 + signal);
                 }
                 ::log::info!("signal {signal}: stopping; a second one ends at once");
+                manager.stopping();
                 on_signal.stop();
             }
         })
         .map_err(|error| Failure::Broken(format!("cannot start a thread: {error}")))?;
-        Ok(Process { stop, signals: handle, listener })
+        Ok(Process { stop, notifier, signals: handle, listener })
+    }
+
+    /// Says that everything listens: in the log, and to the service manager that started us.
+    pub fn ready(&self, what: &str) {
+        ::log::info!("{what}");
+        self.notifier.ready(what);
     }
 
     /// The flag that a signal sets.

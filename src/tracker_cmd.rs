@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::base::args::{Opt, UsageError, Values};
 use crate::base::clock::Time;
-use crate::base::stop::Stop;
 use crate::limits;
 use crate::net::admin::Admin;
 use crate::net::serve::{Server, ServerConfig};
@@ -86,7 +85,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
         Unfit::Address(why) => values.bad("ETCD_PORT", &why),
     })?;
     let process = Process::start(&log)?;
-    serve(&settings, sockets, admin, version, process.stop())?;
+    serve(&settings, sockets, admin, version, &process)?;
     process.finish()
 }
 
@@ -102,7 +101,7 @@ fn serve(
     sockets: Sockets,
     admin: TcpListener,
     version: Option<String>,
-    stop: &Stop,
+    process: &Process,
 ) -> Result<(), Failure> {
     let etcd = settings.etcd.clone().map(Etcd::start).transpose().map_err(broken)?;
     let health = etcd.as_ref().map(Etcd::health);
@@ -119,12 +118,12 @@ fn serve(
     let admin = Server::start(ServerConfig::new("admin", admin), Arc::new(admin_handler))
         .map_err(broken)?;
     let version = version.map_or("elsewhere".to_owned(), |version| format!("{version} beside it"));
-    log::info!(
+    process.ready(&format!(
         "tracker on {} (TCP and UDP), admin on {}, etcd {version}",
         tracker.local_addr(),
         admin.local_addr()
-    );
-    stop.wait();
+    ));
+    process.stop().wait();
     // Half of the time: a frozen etcd is killed while there is time left to say so.
     let deadline = Time::now() + limits::STOP / 2;
     tracker.stop(deadline);

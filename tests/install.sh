@@ -14,6 +14,8 @@ if ((${#packages[@]} == 0)); then
   packages+=(containerd docker.io ostree podman)
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
+  # What the program is packaged for, for tests/packaging.
+  packages+=(systemd)
 fi
 
 missing=()

@@ -11,6 +11,7 @@ pub mod hash;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod notify;
 pub mod ranked;
 pub mod rng;
 pub mod stop;

@@ -28,6 +28,20 @@ pub fn random(bytes: &mut [u8]) {
     }
 }
 
+/// The name that this host has given itself (`uname(2)`).
+#[must_use]
+pub fn host_name() -> String {
+    // SAFETY: all-zero bytes are a valid `utsname`; it is only written by the call.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is a live `utsname` that the call fills.
+    if check(unsafe { libc::uname(&raw mut names) }).is_err() {
+        return String::new();
+    }
+    let bytes = names.nodename.iter().take_while(|byte| **byte != 0);
+    let bytes: Vec<u8> = bytes.map(|byte| byte.cast_unsigned()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Raises the soft limit of open files to the hard limit and returns it.
 ///
 /// # Errors
@@ -264,6 +278,12 @@ mod tests {
         random(&mut first);
         random(&mut second);
         assert_ne!(first, second);
+    }
+
+    #[test]
+    fn the_host_has_the_name_that_the_kernel_shows() {
+        let shown = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("/proc is there");
+        assert_eq!(host_name(), shown.trim());
     }
 
     #[test]

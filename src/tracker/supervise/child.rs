@@ -8,6 +8,7 @@ use std::process::{self, Command, Stdio};
 
 use ureq::Agent;
 
+use crate::base::notify;
 use crate::base::sys;
 use crate::base::thread;
 use crate::limits::ETCD_REQUEST_LEN_MAX;
@@ -85,9 +86,12 @@ pub(super) fn is_ready(agent: &Agent, address: SocketAddr) -> bool {
 }
 
 /// etcd takes its options from variables as well, ends if one is given both ways, and does not know
-/// ours. All but one: on processors that an old etcd was not tested on it asks for this word.
+/// ours. All but one: on processors that an old etcd was not tested on it asks for this word. And
+/// it would tell the service manager that it is ready itself, which is for us to say.
 fn is_foreign(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with("ETCD_") && name != "ETCD_UNSUPPORTED_ARCH")
+    name.to_str().is_some_and(|name| {
+        (name.starts_with("ETCD_") && name != "ETCD_UNSUPPORTED_ARCH") || name == notify::VARIABLE
+    })
 }
 
 /// The command line, for etcd 3.4 and later.
