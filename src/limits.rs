@@ -223,6 +223,19 @@ pub const DISTRUST: Duration = Duration::from_secs(3600);
 /// Transfers shown on the status page.
 pub const RECENT_TRANSFERS_MAX: usize = 100;
 
+// Files: small answers that are kept by URL.
+
+/// Files that are kept: two commits of a whole operating system. When full, the least recently
+/// used go.
+pub const FILES_MAX: usize = 256 << 10;
+/// Bytes that they may take on disk where no other bound is lower; when full, the least recently
+/// used go.
+pub const FILES_BYTES_MAX: u64 = 8 << 30;
+/// Files may take this part of `STORAGE_MAX`, and one file this part of what all may take.
+pub const FILES_SHARE: u64 = 4;
+/// What is noted of a file beside its body: its URL and a few header fields.
+pub const FILE_NOTES_LEN_MAX: usize = 24 << 10;
+
 // Catalog.
 
 /// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the

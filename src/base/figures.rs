@@ -58,6 +58,12 @@ figures! {
     "torrent_cache_store_errors_total", "Failed reads and writes of the store.": {
         Counter STORE_ERRORS ""
     }
+    "torrent_cache_files", "Small answers that are kept by URL.": { Gauge FILES "" }
+    "torrent_cache_files_bytes", "Their bytes on disk.": { Gauge FILES_BYTES "" }
+    "torrent_cache_files_dropped_total", "Small answers that were dropped, by reason.": {
+        Counter FILES_EVICTED "reason=\"room\"",
+        Counter FILES_DAMAGED "reason=\"damaged\"",
+    }
     "torrent_cache_digest_mismatches_total", "Bodies whose digest was wrong, by who sent them.": {
         Counter MISMATCHES_UPSTREAM "source=\"upstream\"",
         Counter MISMATCHES_PEER "source=\"peer\"",

@@ -33,6 +33,8 @@ pub fn render(status: &Status) -> String {
         "store": {
             "blobs": status.usage.blobs,
             "bytes": status.usage.bytes,
+            "files": status.usage.files,
+            "file_bytes": status.usage.file_bytes,
             "partial_bytes": status.usage.partial_bytes,
         },
         "jobs": figures::JOBS.value(),

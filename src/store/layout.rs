@@ -86,6 +86,12 @@ impl Layout {
         &self.partial
     }
 
+    /// The directory of small answers by URL.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
     /// The file whose lock says that the store is in use.
     #[must_use]
     pub fn lock(&self) -> PathBuf {

@@ -14,6 +14,7 @@ pub mod feed;
 
 mod blob;
 mod error;
+mod files;
 mod index;
 mod layout;
 mod partial;
@@ -36,12 +37,14 @@ use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
 
 use self::backend::{Backend, Disk};
+use self::files::Files;
 use self::index::{Found, Index};
 use self::layout::Layout;
 
 pub use self::blob::Blob;
 pub use self::error::StoreError;
 pub use self::feed::{Feed, FeedState, ReaderTicket, Wait};
+pub use self::files::{FileMeta, FileWriter, StoredFile};
 pub use self::partial::Partial;
 pub use self::quota::{Max, MaxError};
 
@@ -66,12 +69,16 @@ pub struct SeedEntry {
 }
 
 /// How full a store is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Whole blobs.
     pub blobs: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Small answers that are kept by URL.
+    pub files: usize,
+    /// Their bytes on disk.
+    pub file_bytes: u64,
     /// Bytes that are set aside for blobs on their way.
     pub partial_bytes: u64,
 }
@@ -84,6 +91,7 @@ pub struct Store {
     backend: Box<dyn Backend>,
     max: Max,
     index: Ranked<Index>,
+    files: Files,
     on_evict: OnceLock<OnEvict>,
     /// Locked for as long as the store is open.
     _lock: File,
@@ -113,11 +121,13 @@ impl Store {
         for seed in recover::recover(backend.as_ref(), &layout)? {
             index.insert(seed, Weak::new());
         }
+        let files = Files::open(layout.files())?;
         let store = Store {
             layout,
             backend,
             max: config.max,
             index: Ranked::new(Rank::Index, index),
+            files,
             on_evict: OnceLock::new(),
             _lock: lock,
         };
@@ -181,8 +191,15 @@ impl Store {
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {
+        let (files, file_bytes) = self.files.usage();
         let index = self.index.lock();
-        Usage { blobs: index.count(), bytes: index.bytes(), partial_bytes: index.admitted() }
+        Usage {
+            blobs: index.count(),
+            bytes: index.bytes(),
+            files,
+            file_bytes,
+            partial_bytes: index.admitted(),
+        }
     }
 
     /// Begins a blob and sets room aside for it, evicting others if need be. With an unknown length
@@ -273,7 +290,7 @@ impl Store {
 
     /// Lets the claimed `name` grow to `total` bytes, evicting others if need be.
     fn admit(&self, name: &BlobName, total: u64) -> Result<(), StoreError> {
-        let max = self.max_bytes()?;
+        let max = self.max_bytes()?.saturating_sub(self.files.bytes());
         let gone = self.index.lock().admit(name, total, max);
         self.evict(gone.ok_or(StoreError::Full { wanted: total })?);
         Ok(())
@@ -297,12 +314,17 @@ impl Store {
     /// Evicts what is too much for the bound, which may be lower than it was.
     fn shrink(&self) -> Result<(), StoreError> {
         let max = self.max_bytes()?;
+        self.make_room(self.files.bytes(), max);
+        Ok(())
+    }
+
+    /// Evicts what blobs have too much beside files of `files` bytes.
+    fn make_room(&self, files: u64, max: u64) {
         let mut index = self.index.lock();
-        let excess = index.bytes().saturating_sub(max);
-        let gone = index.evict(excess);
+        let bytes = index.bytes().saturating_add(index.admitted()).saturating_add(files);
+        let gone = index.evict(bytes.saturating_sub(max));
         drop(index);
         self.evict(gone.unwrap_or_default());
-        Ok(())
     }
 
     fn max_bytes(&self) -> Result<u64, StoreError> {

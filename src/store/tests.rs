@@ -65,7 +65,7 @@ fn a_sealed_blob_is_there_after_a_restart() {
     assert_eq!(bytes_of(&blob), bytes);
     assert!(blob.metainfo().unwrap() == metainfo);
     assert!(Arc::ptr_eq(&blob, &store.blob(&name).unwrap()), "one descriptor serves all");
-    assert_eq!(store.usage(), Usage { blobs: 1, bytes: len, partial_bytes: 0 });
+    assert_eq!(store.usage(), Usage { blobs: 1, bytes: len, partial_bytes: 0, ..Usage::default() });
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_blob_of_unknown_length_gets_one_before_it_is_sealed() {
     assert!(matches!(partial.set_len(99), Err(StoreError::Misuse(_))));
     partial.set_len(100).unwrap();
     assert_eq!(bytes_of(&store.seal(&partial, &metainfo_of(&bytes)).unwrap()), bytes);
-    assert_eq!(store.usage(), Usage { blobs: 1, bytes: 100, partial_bytes: 0 });
+    assert_eq!(store.usage(), Usage { blobs: 1, bytes: 100, partial_bytes: 0, ..Usage::default() });
 }
 
 #[test]
@@ -278,7 +278,10 @@ fn a_start_reads_no_metainfo() {
         fs::write(dir.path().join("torrents").join(format!("{stem}.{hash}.torrent")), "").unwrap();
     }
     let store = open(dir.path(), Max::None);
-    assert_eq!(store.usage(), Usage { blobs: 10_000, bytes: 40_000, partial_bytes: 0 });
+    assert_eq!(
+        store.usage(),
+        Usage { blobs: 10_000, bytes: 40_000, partial_bytes: 0, ..Usage::default() }
+    );
     // Who asks for one finds out: a blob without its metainfo cannot be told from one that was cut.
     assert!(store.blob(&name_of(&7u32.to_le_bytes())).is_none());
     assert_eq!(store.usage().blobs, 9_999);
