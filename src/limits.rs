@@ -17,8 +17,12 @@ pub const PIECE_LEN_MAX: u32 = 64 << 20;
 pub const PIECES_MAX: u32 = 32_768;
 /// The largest blob: [`PIECES_MAX`] pieces of [`PIECE_LEN_MAX`], 2 TiB.
 pub const BLOB_LEN_MAX: u64 = PIECES_MAX as u64 * PIECE_LEN_MAX as u64;
-/// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, and the rest.
-pub const TORRENT_LEN_MAX: usize = PIECES_MAX as usize * 20 + (16 << 10);
+/// The most parts of a static delta. libostree fills each with 32 MiB by default: 125 GiB.
+pub const DELTA_PARTS_MAX: usize = 4000;
+/// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, 48 for each file
+/// of a delta, and the rest.
+pub const TORRENT_LEN_MAX: usize =
+    PIECES_MAX as usize * 20 + (DELTA_PARTS_MAX + 1) * 48 + (16 << 10);
 /// The largest request that etcd takes by default (`--max-request-bytes`).
 pub const ETCD_REQUEST_LEN_MAX: usize = 1536 << 10;
 const _: () = assert!(
@@ -30,8 +34,8 @@ const _: () = assert!(
 /// zero keeps the promise; one write's worth costs nothing.
 pub const HELD_BACK_LEN: u64 = 64 << 10;
 
-/// The most parts of a static delta. libostree fills each with 32 MiB by default: 128 GiB.
-pub const DELTA_PARTS_MAX: usize = 4096;
+/// The longest superblock: libostree takes none that is longer (`OSTREE_MAX_METADATA_SIZE`).
+pub const SUPERBLOCK_LEN_MAX: u64 = 128 << 20;
 /// The most static deltas that one index or summary may list; 100 bytes are kept of each.
 pub const DELTAS_LISTED_MAX: usize = 65_536;
 

@@ -202,7 +202,7 @@ fn config(root: &Path, max: Max) -> StoreConfig {
 }
 
 fn name_of(bytes: &[u8]) -> BlobName {
-    BlobName::of_digest(Digest::Sha256(sha256(bytes)))
+    BlobName::Content(Digest::Sha256(sha256(bytes)))
 }
 
 fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {

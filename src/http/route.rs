@@ -66,7 +66,7 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
     let url = if url.path().starts_with("/v2/") { without_namespace(url) } else { url };
     match (&head.method, content) {
         (Method::Get | Method::Head, OciPath::Blob { digest, .. }) => {
-            Route::Blob { name: BlobName::of_digest(digest), url }
+            Route::Blob { name: BlobName::Content(digest), url }
         }
         _ => Route::Relay { url },
     }

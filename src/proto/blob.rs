@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::base::hash::{Algorithm, from_hex, hex};
+use crate::proto::ostree::Checksum;
 
 /// A digest as the OCI image specification writes it: `sha256:<64 hex>` or `sha512:<128 hex>`,
 /// lower case only.
@@ -15,10 +16,19 @@ pub enum Digest {
 }
 
 /// The name of a blob: what a request, the catalog and the store call it.
+///
+/// A static delta of OSTree is one blob, its superblock and then its parts. It is named for its
+/// superblock alone, which holds the checksum of every part.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlobName {
-    digest: Digest,
+pub enum BlobName {
+    /// A blob with this digest.
+    Content(Digest),
+    /// A static delta whose superblock has this SHA-256.
+    Delta(Checksum),
 }
+
+/// What stands in place of an algorithm in the name of a delta.
+const OSTREE: &str = "ostree";
 
 /// Text that names no blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,30 +103,31 @@ impl fmt::Debug for Digest {
 }
 
 impl BlobName {
-    /// The blob with this digest.
-    #[must_use]
-    pub fn of_digest(digest: Digest) -> BlobName {
-        BlobName { digest }
-    }
-
-    /// Reads the text form, which [`fmt::Display`] writes.
+    /// Reads the text form, which [`fmt::Display`] writes: a digest, or `ostree:<64 hex>`.
     ///
     /// # Errors
     /// As [`Digest::parse`].
     pub fn parse(text: &str) -> Result<BlobName, NameError> {
-        Digest::parse(text).map(BlobName::of_digest)
+        let superblock = text.strip_prefix(OSTREE).and_then(|rest| rest.strip_prefix(':'));
+        match superblock {
+            Some(hex) => Checksum::from_hex(hex).map(BlobName::Delta).ok_or(NameError::BadValue),
+            None => Digest::parse(text).map(BlobName::Content),
+        }
     }
 
-    /// The digest that the blob's bytes must have.
+    /// The digest that its first bytes must have: all of them, or the superblock of a delta.
     #[must_use]
-    pub fn digest(&self) -> &Digest {
-        &self.digest
+    pub fn digest(&self) -> Digest {
+        match self {
+            BlobName::Content(digest) => *digest,
+            BlobName::Delta(superblock) => Digest::Sha256(superblock.0),
+        }
     }
 
     /// A file name for the blob: only `[a-z0-9-]`, of bounded length, one to one with the name.
     #[must_use]
     pub fn file_stem(&self) -> String {
-        format!("{}-{}", self.digest.algorithm().as_str(), hex(self.digest.value()))
+        format!("{}-{}", self.kind(), hex(self.digest().value()))
     }
 
     /// The inverse of [`BlobName::file_stem`].
@@ -124,20 +135,27 @@ impl BlobName {
     /// # Errors
     /// As [`Digest::parse`].
     pub fn from_file_stem(stem: &str) -> Result<BlobName, NameError> {
-        let (algorithm, value) = stem.split_once('-').ok_or(NameError::NoAlgorithm)?;
-        BlobName::parse(&format!("{algorithm}:{value}"))
+        let (kind, value) = stem.split_once('-').ok_or(NameError::NoAlgorithm)?;
+        BlobName::parse(&format!("{kind}:{value}"))
     }
 
     /// The first digits, for log lines.
     #[must_use]
     pub fn short(&self) -> String {
-        hex(self.digest.value().get(..6).unwrap_or_default())
+        hex(self.digest().value().get(..6).unwrap_or_default())
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            BlobName::Content(digest) => digest.algorithm().as_str(),
+            BlobName::Delta(_) => OSTREE,
+        }
     }
 }
 
 impl fmt::Display for BlobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.digest, f)
+        write!(f, "{}:{}", self.kind(), hex(self.digest().value()))
     }
 }
 
@@ -153,7 +171,9 @@ mod tests {
 
     #[test]
     fn text_and_file_stem_round_trip() {
-        for text in [format!("sha256:{}", "0a".repeat(32)), format!("sha512:{}", "f1".repeat(64))] {
+        let (short, long) = ("0a".repeat(32), "f1".repeat(64));
+        for text in [format!("sha256:{short}"), format!("sha512:{long}"), format!("ostree:{short}")]
+        {
             let name = BlobName::parse(&text).unwrap();
             assert_eq!(name.to_string(), text);
             assert_eq!(BlobName::from_file_stem(&name.file_stem()), Ok(name));
@@ -167,6 +187,9 @@ mod tests {
             (digits.clone(), NameError::NoAlgorithm),
             (format!("md5:{digits}"), NameError::UnknownAlgorithm),
             (format!("sha512:{digits}"), NameError::BadValue),
+            (format!("ostree:{digits}0"), NameError::BadValue),
+            (format!("ostree:{}", digits.to_uppercase()), NameError::BadValue),
+            (format!("ostree2:{digits}"), NameError::UnknownAlgorithm),
             (format!("sha256:{}", digits.to_uppercase()), NameError::BadValue),
             (format!("sha256:{digits}0"), NameError::BadValue),
             (format!("sha256:../{}", &digits[3..]), NameError::BadValue),

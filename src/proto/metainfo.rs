@@ -1,22 +1,27 @@
 //! The `.torrent` of a blob (BEP 3 v1), a function of the blob's bytes alone: two hosts that
 //! fetched the same blob on their own make the same info-hash, and so one swarm.
 //!
-//! Ours holds `length`, `name`, `piece length`, `pieces` and `private`, and nothing else. A foreign
-//! one may hold more: it is kept as it came, because the info-hash covers it.
+//! Ours holds `length`, `name`, `piece length`, `pieces` and `private`, and nothing else; that of a
+//! static delta `files` in place of `length`. A foreign one may hold more: it is kept as it came,
+//! because the info-hash covers it.
 //!
-//! **Invariant:** `info` is a canonical bencoded dictionary of a single file whose `pieces` fit its
-//! geometry. Torrents of several files are not read.
+//! **Invariant:** `info` is a canonical bencoded dictionary of a single file, or of the files of a
+//! delta, whose `pieces` fit its geometry. Other torrents of several files are not read.
 
 use std::fmt;
 
 use crate::base::hash::Sha1Hash;
-use crate::limits::TORRENT_LEN_MAX;
-use crate::proto::bencode::{self, BencodeError, Dict};
+use crate::limits::{DELTA_PARTS_MAX, TORRENT_LEN_MAX};
+use crate::proto::bencode::{self, BencodeError, Dict, VALUES_MAX, Value};
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::{Geometry, GeometryError, PieceIndex};
+use crate::proto::ostree::layout::{Layout, file_name};
 
 /// Length of a SHA-1 value.
 const HASH_LEN: usize = 20;
+/// A file of a delta is a dictionary, a length and a path of one name; keys do not count.
+const VALUES_OF_FILE: usize = 4;
+const _: () = assert!((DELTA_PARTS_MAX + 2) * VALUES_OF_FILE + 16 < VALUES_MAX);
 /// The longest name of a foreign torrent; ours are 71 or 135 bytes.
 const NAME_LEN_MAX: usize = 255;
 
@@ -29,6 +34,8 @@ pub struct Metainfo {
     hashes_at: usize,
     name: Box<str>,
     geometry: Geometry,
+    /// Of a static delta: its files.
+    layout: Option<Layout>,
     info_hash: Sha1Hash,
 }
 
@@ -41,7 +48,7 @@ pub enum MetainfoError {
     Bencode(BencodeError),
     /// A key is missing, or its value has the wrong type.
     BadKey(&'static str),
-    /// It describes several files.
+    /// It describes several files, and not those of a static delta.
     SeveralFiles,
     /// It is BEP 52 (v2) only, without the piece hashes of BEP 3.
     VersionTwoOnly,
@@ -95,11 +102,29 @@ impl Metainfo {
             return Err(MetainfoError::HashCount);
         }
         let hashes: Vec<u8> = piece_hashes.iter().flat_map(|hash| hash.0).collect();
-        Metainfo::of_info(&canonical_info(name, &geometry, &hashes))
+        Metainfo::of_info(&canonical_info(name, &geometry, None, &hashes))
     }
 
-    /// Reads a `.torrent`: any of a single file within the bounds, ours or not. What it says beside
-    /// `info` is ignored.
+    /// Our metainfo of the static delta that is called `name` and whose files lie as `layout` says:
+    /// a torrent of several files. Pieces are those of the whole, as for any blob.
+    ///
+    /// # Errors
+    /// As [`Metainfo::of_blob`].
+    pub fn of_delta(
+        name: &BlobName,
+        layout: &Layout,
+        piece_hashes: Vec<Sha1Hash>,
+    ) -> Result<Metainfo, MetainfoError> {
+        let geometry = Geometry::for_blob(layout.len())?;
+        if piece_hashes.len() != geometry.piece_count() as usize {
+            return Err(MetainfoError::HashCount);
+        }
+        let hashes: Vec<u8> = piece_hashes.iter().flat_map(|hash| hash.0).collect();
+        Metainfo::of_info(&canonical_info(name, &geometry, Some(layout), &hashes))
+    }
+
+    /// Reads a `.torrent`: any of a single file within the bounds, ours or not, or of a static delta.
+    /// What it says beside `info` is ignored.
     ///
     /// # Errors
     /// If it is not that.
@@ -125,9 +150,10 @@ impl Metainfo {
     }
 
     fn of_dict(info: &Dict<'_>) -> Result<Metainfo, MetainfoError> {
-        if info.get(b"files").is_some() {
-            return Err(MetainfoError::SeveralFiles);
-        }
+        let layout = match info.get(b"files") {
+            None => None,
+            Some(files) => Some(layout_of(files).ok_or(MetainfoError::SeveralFiles)?),
+        };
         if info.get(b"pieces").is_none() && info.get(b"meta version").is_some() {
             return Err(MetainfoError::VersionTwoOnly);
         }
@@ -136,7 +162,11 @@ impl Metainfo {
             .filter(|name| name.len() <= NAME_LEN_MAX)
             .and_then(|name| str::from_utf8(name).ok())
             .ok_or(MetainfoError::BadKey("name"))?;
-        let blob_len = number(info, "length")?;
+        let blob_len = match &layout {
+            Some(_) if info.get(b"length").is_some() => return Err(MetainfoError::SeveralFiles),
+            Some(layout) => layout.len(),
+            None => number(info, "length")?,
+        };
         let piece_len = number(info, "piece length")?;
         let geometry = Geometry::new(blob_len, piece_len)?;
         let hashes = info.bytes(b"pieces").ok_or(MetainfoError::BadKey("pieces"))?;
@@ -149,6 +179,7 @@ impl Metainfo {
             hashes_at: hashes.as_ptr().addr().saturating_sub(raw.as_ptr().addr()),
             name: name.into(),
             geometry,
+            layout,
             info_hash: Sha1Hash::of(raw),
         })
     }
@@ -159,11 +190,20 @@ impl Metainfo {
         [b"d4:info", &*self.info, b"e"].concat()
     }
 
-    /// Whether this is what [`Metainfo::of_blob`] makes of the blob called `name`.
+    /// Whether this is what [`Metainfo::of_blob`] or [`Metainfo::of_delta`] makes of the blob called
+    /// `name`.
     #[must_use]
     pub fn is_of(&self, name: &BlobName) -> bool {
-        Geometry::for_blob(self.geometry.blob_len()) == Ok(self.geometry)
-            && *self.info == *canonical_info(name, &self.geometry, self.hashes())
+        let layout = self.layout.as_ref();
+        layout.is_some() == matches!(name, BlobName::Delta(_))
+            && Geometry::for_blob(self.geometry.blob_len()) == Ok(self.geometry)
+            && *self.info == *canonical_info(name, &self.geometry, layout, self.hashes())
+    }
+
+    /// The files of a static delta; `None`: it is of a single file.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
     }
 
     /// The name as the metainfo has it; for people to read.
@@ -208,17 +248,49 @@ impl fmt::Debug for Metainfo {
 }
 
 /// The info dictionary that we make; `hashes` are the piece hashes one after the other.
-fn canonical_info(name: &BlobName, geometry: &Geometry, hashes: &[u8]) -> Vec<u8> {
-    let length = i64::try_from(geometry.blob_len()).expect("BLOB_LEN_MAX is below i64::MAX");
+fn canonical_info(
+    name: &BlobName,
+    geometry: &Geometry,
+    layout: Option<&Layout>,
+    hashes: &[u8],
+) -> Vec<u8> {
+    let length = |len| i64::try_from(len).expect("BLOB_LEN_MAX is below i64::MAX");
     let mut info = Vec::with_capacity(hashes.len().saturating_add(256));
     bencode::put_dict(&mut info, |info| {
-        info.int(b"length", length);
+        match layout {
+            None => info.int(b"length", length(geometry.blob_len())),
+            Some(layout) => {
+                let files: Vec<(usize, u64)> = layout.lens().enumerate().collect();
+                info.list(b"files", &files, |(index, len), out| {
+                    bencode::put_dict(out, |file| {
+                        file.int(b"length", length(*len));
+                        file.list(b"path", &[file_name(*index)], |name, out| {
+                            bencode::put_bytes(out, name.as_bytes());
+                        });
+                    });
+                });
+            }
+        }
         info.bytes(b"name", name.file_stem().as_bytes());
         info.int(b"piece length", i64::from(geometry.piece_len()));
         info.bytes(b"pieces", hashes);
         info.int(b"private", 1);
     });
     info
+}
+
+/// The files of a static delta; `None`: they are others.
+fn layout_of(files: &Value<'_>) -> Option<Layout> {
+    let mut lens = Vec::new();
+    for (index, file) in files.as_list()?.iter().enumerate() {
+        let file = file.as_dict()?;
+        let [name] = file.get(b"path")?.as_list()? else { return None };
+        if name.as_bytes()? != file_name(index).as_bytes() {
+            return None;
+        }
+        lens.push(u64::try_from(file.int(b"length")?).ok()?);
+    }
+    Layout::new(lens)
 }
 
 /// The number under `key`.
@@ -274,6 +346,51 @@ mod tests {
             let last = read.geometry().pieces().next_back().unwrap();
             assert_eq!(read.piece_hash(last), *hashes(count).last().unwrap());
         }
+    }
+
+    #[test]
+    fn a_delta_is_a_torrent_of_its_files() {
+        let name = BlobName::parse(&format!("ostree:{}", "5a".repeat(32))).unwrap();
+        let layout = Layout::new([500, 300_000, 7]).unwrap();
+        let made = Metainfo::of_delta(&name, &layout, hashes(2)).unwrap();
+        let text = made.encode();
+        let begin: &[u8] = b"d4:infod5:filesld6:lengthi500e4:pathl10:superblockee\
+            d6:lengthi300000e4:pathl1:0eed6:lengthi7e4:pathl1:1eee4:name71:ostree-5a5a";
+        assert!(text.starts_with(begin), "{}", text.escape_ascii());
+        let read = Metainfo::decode(&text).unwrap();
+        assert_eq!((read.layout(), read.geometry().blob_len()), (Some(&layout), 300_507));
+        assert!(read == made && read.is_of(&name) && !read.is_of(&blob_name()));
+        let single = Metainfo::of_blob(&name, 300_507, hashes(2)).unwrap();
+        assert!(!single.is_of(&name), "a delta is never one file");
+        let longest = Layout::new(vec![1 << 20; DELTA_PARTS_MAX + 1]).unwrap();
+        let count = Geometry::for_blob(longest.len()).unwrap().piece_count();
+        let longest = Metainfo::of_delta(&name, &longest, hashes(count)).unwrap();
+        assert!(longest.encode().len() <= TORRENT_LEN_MAX);
+        assert_eq!(Metainfo::decode(&longest.encode()), Ok(longest));
+    }
+
+    #[test]
+    fn other_torrents_of_several_files_are_refused() {
+        let with = |files: &str| {
+            let rest = "4:name1:a12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaa";
+            Metainfo::decode(&torrent(&format!("5:files{files}{rest}")))
+        };
+        let superblock = "d6:lengthi5e4:pathl10:superblockee";
+        assert!(with(&format!("l{superblock}e")).is_ok());
+        for files in [
+            "le".to_owned(),
+            "i1e".to_owned(),
+            format!("l{superblock}{superblock}e"),
+            format!("l{superblock}d6:lengthi5e4:pathl1:1eee"),
+            format!("l{superblock}d6:lengthi0e4:pathl1:0eee"),
+            format!("l{superblock}d6:lengthi-5e4:pathl1:0eee"),
+            format!("l{superblock}d6:lengthi5e4:pathl1:01:0eee"),
+            "ld6:lengthi5e4:pathl1:0eee".to_owned(),
+        ] {
+            assert_eq!(with(&files), Err(MetainfoError::SeveralFiles), "{files}");
+        }
+        let both = with(&format!("l{superblock}e6:lengthi5e"));
+        assert_eq!(both, Err(MetainfoError::SeveralFiles));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::proto::blob::Digest;
 use crate::proto::geometry::{Geometry, Span};
 
 fn name_of(bytes: &[u8]) -> BlobName {
-    BlobName::of_digest(Digest::Sha256(sha256(bytes)))
+    BlobName::Content(Digest::Sha256(sha256(bytes)))
 }
 
 fn metainfo_of(bytes: &[u8]) -> Metainfo {

@@ -27,7 +27,7 @@ impl Sample {
     pub fn new(seed: u64, len: usize) -> Sample {
         let mut bytes = vec![0; len];
         Rng::seeded(seed).fill(&mut bytes);
-        let name = BlobName::of_digest(Digest::Sha256(sha256(&bytes)));
+        let name = BlobName::Content(Digest::Sha256(sha256(&bytes)));
         let geometry = Geometry::for_blob(len as u64).unwrap();
         let hashes = bytes.chunks(geometry.piece_len() as usize).map(Sha1Hash::of).collect();
         let metainfo = Metainfo::of_blob(&name, len as u64, hashes).unwrap();

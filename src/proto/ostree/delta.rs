@@ -6,6 +6,7 @@ use std::fmt;
 use crate::base::hash::sha256;
 use crate::limits::{BLOB_LEN_MAX, DELTA_PARTS_MAX, DELTAS_LISTED_MAX};
 use crate::proto::ostree::gvariant::{Array, Malformed, Tuple, dictionary, look_up};
+use crate::proto::ostree::layout::Layout;
 use crate::proto::ostree::{Checksum, DeltaId};
 
 /// What a signed superblock begins with (`OSTREE_STATIC_DELTA_SIGNED_MAGIC`).
@@ -90,6 +91,18 @@ impl Superblock {
         }
         let id = DeltaId { from, to };
         Ok(Superblock { id, parts: parts(entries, metadata, &id)? })
+    }
+
+    /// The files of the delta whose superblock this is, `len` bytes long. `None`: some parts are
+    /// files and others are not, which no version of libostree makes.
+    #[must_use]
+    pub fn layout(&self, len: u64) -> Option<Layout> {
+        let inline = self.parts.iter().filter(|part| part.is_inline).count();
+        if inline == self.parts.len() {
+            return Layout::new([len]);
+        }
+        let lens = [len].into_iter().chain(self.parts.iter().map(|part| part.size));
+        Layout::new(lens).filter(|_| inline == 0)
     }
 }
 
