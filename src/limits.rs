@@ -19,8 +19,8 @@ pub const PIECES_MAX: u32 = 32_768;
 pub const BLOB_LEN_MAX: u64 = PIECES_MAX as u64 * PIECE_LEN_MAX as u64;
 /// The most parts of a static delta. libostree fills each with 32 MiB by default: 125 GiB.
 pub const DELTA_PARTS_MAX: usize = 4000;
-/// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, 48 for each file
-/// of a delta, and the rest.
+/// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, 48 for each
+/// file of a delta, and the rest.
 pub const TORRENT_LEN_MAX: usize =
     PIECES_MAX as usize * 20 + (DELTA_PARTS_MAX + 1) * 48 + (16 << 10);
 /// The largest request that etcd takes by default (`--max-request-bytes`).
@@ -222,6 +222,12 @@ pub const READER_PATIENCE: Duration = Duration::from_secs(600);
 pub const GRANT: Duration = Duration::from_secs(300);
 /// Grants remembered; when full, the oldest go.
 pub const GRANTS_MAX: usize = 16_384;
+/// Superblocks of which the digest was read in an index or a summary, 64 bytes for each; when full,
+/// all are forgotten, and learnt again with the next index.
+pub const DELTAS_LEARNT_MAX: usize = 2 * DELTAS_LISTED_MAX;
+/// Static deltas whose files are remembered by URL, 4 KiB for one of 500 parts; when full, all are
+/// forgotten, and a part's superblock is looked at again.
+pub const DELTAS_SERVED_MAX: usize = 1024;
 /// How long a catalog's entry that led to wrong bytes is passed over.
 pub const DISTRUST: Duration = Duration::from_secs(3600);
 /// Transfers shown on the status page.

@@ -6,6 +6,9 @@ use std::str::FromStr;
 use crate::base::clock::Time;
 use crate::fetch::grants::{Credential, Scope, Standing};
 use crate::fetch::{BlobRequest, FetchError, Fetcher};
+use crate::proto::blob::BlobName;
+use crate::proto::http1::Url;
+use crate::proto::ostree;
 use crate::upstream::{Origin, UpstreamError};
 
 /// What to do with a request for a blob that we have when the upstream cannot be asked.
@@ -48,11 +51,18 @@ pub(super) struct Claimant {
 
 impl Claimant {
     pub(super) fn of(origin: &Origin) -> Claimant {
-        let url = origin.url.to_string();
-        // The repository is all of the URL before the blob's own name.
-        let repository = url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository);
+        let repository = match ostree::parse(origin.url.path()) {
+            Some((repository, _)) => {
+                Url { target: format!("{repository}/"), ..origin.url.clone() }.to_string()
+            }
+            // The repository is all of the URL before the blob's own name.
+            None => {
+                let url = origin.url.to_string();
+                url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).to_owned()
+            }
+        };
         Claimant {
-            scope: Scope(repository.to_owned()),
+            scope: Scope(repository),
             credential: Credential::of(origin.headers.get("authorization")),
         }
     }
@@ -101,6 +111,18 @@ impl Fetcher {
         let claimant = Claimant::of(&request.origin);
         let mut grants = self.grants.lock();
         grants.grant(Time::now(), &claimant.scope, claimant.credential, &request.name);
+    }
+
+    /// Notes that the upstream served this credential something of the URL's repository at `at`.
+    pub(super) fn granted_repository(&self, origin: &Origin, at: Time) {
+        let claimant = Claimant::of(origin);
+        self.grants.lock().grant_access(at, &claimant.scope, claimant.credential);
+    }
+
+    /// Notes that the repository of this URL holds the blob.
+    pub(super) fn held(&self, origin: &Origin, name: &BlobName) {
+        let claimant = Claimant::of(origin);
+        self.grants.lock().hold(Time::now(), &claimant.scope, name);
     }
 
     fn ask(&self, origin: &Origin) -> Result<(), UpstreamError> {

@@ -14,11 +14,12 @@ use std::time::Duration;
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::engine::Membership;
+use crate::fetch::stream::{Place, Stream};
 use crate::limits;
 use crate::proto::geometry::{PieceIndex, Span};
 use crate::proto::metainfo::Metainfo;
 use crate::store::{Partial, StoreError};
-use crate::upstream::{Body, Origin, Upstream, UpstreamError};
+use crate::upstream::{Upstream, UpstreamError};
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -146,7 +147,7 @@ impl Gauge {
 #[derive(Clone)]
 pub(super) struct Fill {
     pub(super) upstream: Arc<Upstream>,
-    pub(super) origin: Origin,
+    pub(super) place: Place,
     pub(super) partial: Arc<Partial>,
     pub(super) gauge: Arc<Gauge>,
 }
@@ -154,12 +155,12 @@ pub(super) struct Fill {
 impl Fill {
     /// Fills the first gap at or after `from`, or else before it. `begun`: a response that is open
     /// already; its bytes are taken from where it starts.
-    pub(super) fn gap(&self, from: u64, begun: Option<Body>) -> Result<FillEnd, FillError> {
+    pub(super) fn gap(&self, from: u64, begun: Option<Stream>) -> Result<FillEnd, FillError> {
         let gap = self.partial.feed().gap_from(from).or_else(|| self.partial.feed().gap_from(0));
         let Some((start, end)) = gap else { return Ok(FillEnd::FoundNothing) };
         let mut body = match begun {
             Some(body) => body,
-            None => self.upstream.blob(&self.origin, start, end)?,
+            None => Stream::open(&self.upstream, &self.place, start, end)?,
         };
         self.learn_len(body.total)?;
         let mut at = body.offset;
@@ -233,7 +234,7 @@ impl Fill {
             .or_else(|| membership.claim(0, run.len_max, run.steal));
         let Some(span) = claimed else { return Ok(FillEnd::FoundNothing) };
         let mut claim = Claim { membership, rest: span };
-        let mut body = self.upstream.blob(&self.origin, span.offset, Some(span.end()))?;
+        let mut body = Stream::open(&self.upstream, &self.place, span.offset, Some(span.end()))?;
         self.learn_len(body.total)?;
         if !self.skip(&mut body, span.offset)? {
             return Ok(FillEnd::Left);
@@ -264,7 +265,7 @@ impl Fill {
     }
 
     /// Reads to `offset` if the upstream ignored the Range; false: the stream was left.
-    fn skip(&self, body: &mut Body, offset: u64) -> Result<bool, FillError> {
+    fn skip(&self, body: &mut Stream, offset: u64) -> Result<bool, FillError> {
         let mut at = body.offset;
         let mut buf = vec![0; limits::COPY_LEN];
         while at < offset {
@@ -278,7 +279,7 @@ impl Fill {
     }
 
     /// Fills `buf`; false: the stream was left.
-    fn read_all(&self, body: &mut Body, buf: &mut [u8]) -> Result<bool, FillError> {
+    fn read_all(&self, body: &mut Stream, buf: &mut [u8]) -> Result<bool, FillError> {
         let mut filled = 0;
         while filled < buf.len() {
             let len = body.read(&mut buf[filled..])?;
@@ -329,6 +330,6 @@ impl Drop for Claim<'_> {
 
 /// A connection is used again only if its response was read to the end; after a partial response
 /// that is one empty read away.
-fn drain(body: &mut Body) {
+fn drain(body: &mut Stream) {
     let _ = body.read(&mut [0; 1]);
 }

@@ -8,10 +8,12 @@
 use std::sync::Arc;
 
 use crate::base::clock::Time;
-use crate::base::hash::{ContentHasher, Sha1, Sha1Hash};
+use crate::base::hash::{Sha1, Sha1Hash};
+use crate::fetch::judge::{Judge, Progress};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::Geometry;
+use crate::proto::ostree::layout::Layout;
 use crate::store::{Partial, StoreError, Wait};
 
 /// What the follower found when it had seen every byte.
@@ -25,22 +27,27 @@ pub enum Verdict {
     Unreadable(StoreError),
 }
 
-/// Follows `partial` to its end and judges it. With `hash_pieces`, makes the hashes of the pieces
-/// as well. `None`: the feed failed first, and somebody else has said why.
+/// Follows `partial` to its end and judges it, and tells its feed how far the bytes are right. The
+/// files of a delta lie as `layout` says. With `hash_pieces`, makes the hashes of the pieces as
+/// well. `None`: the feed failed first, and somebody else has said why.
 #[must_use]
-pub fn follow(name: &BlobName, partial: &Arc<Partial>, hash_pieces: bool) -> Option<Verdict> {
-    match digest(name, partial, hash_pieces) {
+pub fn follow(
+    name: &BlobName,
+    partial: &Arc<Partial>,
+    layout: Option<&Layout>,
+    hash_pieces: bool,
+) -> Option<Verdict> {
+    match judge(Judge::new(name, layout), partial, hash_pieces) {
         Ok(verdict) => verdict,
         Err(error) => Some(Verdict::Unreadable(error)),
     }
 }
 
-fn digest(
-    name: &BlobName,
+fn judge(
+    mut judge: Judge<'_>,
     partial: &Arc<Partial>,
     hash_pieces: bool,
 ) -> Result<Option<Verdict>, StoreError> {
-    let mut content = ContentHasher::new(name.digest().algorithm());
     // Without a length there is no geometry yet: then the pieces are hashed in a second pass.
     let mut pieces = partial.len().filter(|_| hash_pieces).and_then(Pieces::new);
     let mut buf = vec![0; limits::COPY_LEN];
@@ -56,14 +63,18 @@ fn digest(
         };
         while at < end {
             let part = read_part(partial, &mut buf, at, end)?;
-            content.update(part);
             if let Some(pieces) = &mut pieces {
                 pieces.update(part);
             }
             at += part.len() as u64;
+            match judge.update(part) {
+                Progress::Same => {}
+                Progress::Proven(proven) => partial.feed().prove(proven),
+                Progress::Wrong => return Ok(Some(Verdict::Wrong)),
+            }
         }
     }
-    if content.finish() != name.digest().value() {
+    if !judge.ends_right() {
         return Ok(Some(Verdict::Wrong));
     }
     let hashes = match pieces {

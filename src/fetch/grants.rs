@@ -61,7 +61,20 @@ pub struct Grants {
 impl Grants {
     /// Remembers that the upstream served `name` from `scope` to `credential`.
     pub fn grant(&mut self, now: Time, scope: &Scope, credential: Credential, name: &BlobName) {
-        self.access.put((scope.clone(), credential), now);
+        self.grant_access(now, scope, credential);
+        self.hold(now, scope, name);
+    }
+
+    /// Remembers that the upstream served something of `scope` to `credential`.
+    pub fn grant_access(&mut self, now: Time, scope: &Scope, credential: Credential) {
+        let known = self.access.times.get(&(scope.clone(), credential));
+        if known.is_none_or(|known| *known < now) {
+            self.access.put((scope.clone(), credential), now);
+        }
+    }
+
+    /// Remembers that `scope` holds `name`.
+    pub fn hold(&mut self, now: Time, scope: &Scope, name: &BlobName) {
         self.holdings.put((scope.clone(), *name), now);
     }
 

@@ -21,11 +21,13 @@ use crate::engine::Membership;
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
 use crate::fetch::plan::{self, FillView, Step, SwarmView, View};
+use crate::fetch::stream::{Place, Stream};
 use crate::fetch::{Fetcher, Transfer};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
+use crate::proto::ostree::layout::Layout;
 use crate::store::{Partial, StoreError};
 use crate::upstream::{Body, Origin, UpstreamError};
 
@@ -79,6 +81,8 @@ pub(super) struct Job {
     events: Sender<Event>,
     inbox: Receiver<Event>,
     membership: OnceLock<Arc<Membership>>,
+    /// Of a delta: its files.
+    layout: OnceLock<Arc<Layout>>,
     failure: OnceLock<Failure>,
 }
 
@@ -93,6 +97,7 @@ impl Job {
             events,
             inbox,
             membership: OnceLock::new(),
+            layout: OnceLock::new(),
             failure: OnceLock::new(),
         }
     }
@@ -134,8 +139,14 @@ impl Job {
         self.name
     }
 
-    pub(super) fn origin(&self) -> Origin {
-        self.origin.lock().clone()
+    /// Where its bytes are.
+    pub(super) fn place(&self) -> Place {
+        Place { origin: self.origin.lock().clone(), layout: self.layout.get().cloned() }
+    }
+
+    /// The files of a delta, once the job is open; `None`: the blob is one file.
+    pub(super) fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.get()
     }
 
     pub(super) fn set_origin(&self, origin: &Origin) {
@@ -174,6 +185,8 @@ pub(super) enum Start {
     Swarm(Arc<Metainfo>, Arc<Membership>),
     /// It does not; the upstream's response is open.
     Upstream(Body),
+    /// It does not know the delta, which has these files; the superblock is in the partial.
+    Delta(Layout),
 }
 
 /// The one who starts and ends a job's sources.
@@ -208,10 +221,24 @@ impl Conductor {
         start: Start,
     ) -> std::io::Result<()> {
         let now = Time::now();
+        let mut layout = None;
         let (metainfo, membership, body) = match start {
-            Start::Swarm(metainfo, membership) => (Some(metainfo), Some(membership), None),
-            Start::Upstream(body) => (None, None, Some(body)),
+            Start::Swarm(metainfo, membership) => {
+                layout = metainfo.layout().cloned();
+                (Some(metainfo), Some(membership), None)
+            }
+            Start::Upstream(body) => (None, None, Some(Stream::of_body(body))),
+            Start::Delta(files) => {
+                layout = Some(files);
+                (None, None, None)
+            }
         };
+        // The superblock of a delta that nobody has was fetched before there was a job.
+        let superblock = layout.as_ref().filter(|_| metainfo.is_none());
+        let upstream_bytes = superblock.and_then(|files| files.lens().next()).unwrap_or(0);
+        if let Some(layout) = layout {
+            let _ = job.layout.set(Arc::new(layout));
+        }
         if let Some(membership) = &membership {
             let _ = job.membership.set(Arc::clone(membership));
         }
@@ -229,7 +256,7 @@ impl Conductor {
             refused: false,
             run_len: limits::FILL_RUN_LEN_MIN,
             wrong_piece: None,
-            upstream_bytes: 0,
+            upstream_bytes,
             last_error: None,
             meter: Meter::new(now),
         };
@@ -256,8 +283,9 @@ impl Conductor {
     fn start_follower(&self) -> std::io::Result<thread::Handle> {
         let (name, partial) = (self.job.name, Arc::clone(&self.partial));
         let (events, hash_pieces) = (self.job.events.clone(), self.metainfo.is_none());
+        let layout = self.job.layout().cloned();
         thread::spawn(format!("hash {}", name.short()), Role::Core, move || {
-            let verdict = follow::follow(&name, &partial, hash_pieces);
+            let verdict = follow::follow(&name, &partial, layout.as_deref(), hash_pieces);
             let _ = events.send(Event::Judged(verdict));
         })
     }
@@ -353,11 +381,11 @@ impl Conductor {
         Ok(View { now, started_at: self.started_at, swarm, fill, upstream_rate })
     }
 
-    fn start_fill(&mut self, begun: Option<Body>, steal: bool) {
+    fn start_fill(&mut self, begun: Option<Stream>, steal: bool) {
         let gauge = Arc::new(Gauge::new(Time::now()));
         let fill = Fill {
             upstream: self.fetcher.upstream(),
-            origin: self.job.origin(),
+            place: self.job.place(),
             partial: Arc::clone(&self.partial),
             gauge: Arc::clone(&gauge),
         };
@@ -493,8 +521,14 @@ impl Conductor {
         let metainfo = match &self.metainfo {
             Some(metainfo) => Arc::clone(metainfo),
             None => {
-                let blob_len = self.partial.len().unwrap_or(0);
-                match Metainfo::of_blob(&self.job.name, blob_len, hashes) {
+                let made = match self.job.layout() {
+                    Some(layout) => Metainfo::of_delta(&self.job.name, layout, hashes),
+                    None => {
+                        let blob_len = self.partial.len().unwrap_or(0);
+                        Metainfo::of_blob(&self.job.name, blob_len, hashes)
+                    }
+                };
+                match made {
                     Ok(metainfo) => Arc::new(metainfo),
                     Err(error) => {
                         log::error!("blob {}: {error}", self.job.name);

@@ -13,12 +13,15 @@ pub mod grants;
 pub mod plan;
 
 mod access;
+mod delta;
 mod fill;
 mod follow;
 mod job;
+mod judge;
 mod open;
 mod reader;
 mod republish;
+mod stream;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -27,7 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::access::Offline;
-pub use self::open::{BlobRequest, FetchError};
+pub use self::delta::DeltaRequest;
+pub use self::open::{BlobRequest, DeltaFile, FetchError};
 pub use self::reader::{Chunk, ReadError, Reader};
 
 use crate::base::clock::Time;
@@ -43,6 +47,7 @@ use crate::proto::metainfo::Metainfo;
 use crate::store::{Blob, SeedEntry, Store};
 use crate::upstream::Upstream;
 
+use self::delta::Deltas;
 use self::grants::Grants;
 use self::job::Job;
 
@@ -64,6 +69,7 @@ pub struct Fetcher {
     offline: Offline,
     jobs: Ranked<HashMap<BlobName, Arc<Job>>>,
     grants: Ranked<Grants>,
+    deltas: Ranked<Deltas>,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
@@ -112,6 +118,7 @@ impl Fetcher {
             offline,
             jobs: Ranked::new(Rank::Jobs, HashMap::new()),
             grants: Ranked::new(Rank::Grants, Grants::default()),
+            deltas: Ranked::new(Rank::Leaf, Deltas::default()),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),

@@ -10,11 +10,13 @@ use crate::base::figures;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source};
+use crate::fetch::stream::{Place, Stream};
 use crate::fetch::{Fetcher, Reader, plan};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{ByteRange, RangeAnswer};
 use crate::proto::metainfo::Metainfo;
+use crate::proto::ostree::layout::Layout;
 use crate::store::Partial;
 use crate::upstream::{Body, Origin, UpstreamError};
 
@@ -27,6 +29,19 @@ pub struct BlobRequest {
     pub origin: Origin,
     /// The part that is wanted; `None`: all of it.
     pub range: Option<ByteRange>,
+    /// Of a delta: which of its files; then the range is of that file.
+    pub file: Option<DeltaFile>,
+}
+
+/// One file of a static delta, as it is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaFile {
+    /// Which: 0 is the superblock, N + 1 is part N.
+    pub index: usize,
+    /// Where the files lie, if that is known.
+    pub layout: Option<Arc<Layout>>,
+    /// The superblock, if it is in hand.
+    pub superblock: Option<Arc<[u8]>>,
 }
 
 /// Why a request gets no reader.
@@ -38,6 +53,12 @@ pub enum FetchError {
     Unsatisfiable(u64),
     /// This host cannot serve it now.
     Local(String),
+    /// The upstream has another superblock than the name is of; this one.
+    Renewed(Arc<[u8]>),
+    /// What the upstream has is no static delta that can be shared: to be passed on as it is.
+    NoDelta,
+    /// The delta has no such file.
+    NoFile,
 }
 
 impl FetchError {
@@ -45,8 +66,10 @@ impl FetchError {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            FetchError::Upstream(_) => Blame::Upstream,
-            FetchError::Unsatisfiable(_) => Blame::Client,
+            FetchError::Upstream(_) | FetchError::Renewed(_) | FetchError::NoDelta => {
+                Blame::Upstream
+            }
+            FetchError::Unsatisfiable(_) | FetchError::NoFile => Blame::Client,
             FetchError::Local(_) => Blame::Local,
         }
     }
@@ -58,6 +81,9 @@ impl fmt::Display for FetchError {
             FetchError::Upstream(error) => write!(f, "{error}"),
             FetchError::Unsatisfiable(len) => write!(f, "the range lies outside of {len} bytes"),
             FetchError::Local(why) => f.write_str(why),
+            FetchError::Renewed(_) => f.write_str("the upstream has another superblock"),
+            FetchError::NoDelta => f.write_str("the upstream's file is no static delta"),
+            FetchError::NoFile => f.write_str("the delta has no such part"),
         }
     }
 }
@@ -146,11 +172,16 @@ impl Fetcher {
     fn stored(&self, request: &BlobRequest) -> Result<Option<Reader>, FetchError> {
         let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
         self.authorise(request)?;
-        let (at, end) = cut(request.range, blob.len())?;
-        let total = Some(blob.len());
+        let layout = match &request.file {
+            Some(DeltaFile { layout: Some(layout), .. }) => Some(Arc::clone(layout)),
+            Some(_) => {
+                blob.metainfo().ok().and_then(|metainfo| metainfo.layout().cloned().map(Arc::new))
+            }
+            None => None,
+        };
+        let part = request.part(layout.as_deref(), Some(blob.len()))?;
         figures::REQUESTS_HIT.add(1);
-        let source = Source::Stored(blob);
-        Ok(Some(Reader { name: request.name, source, total, at, end: Some(end) }))
+        Ok(Some(part.reader(request.name, Source::Stored(blob), layout)))
     }
 
     fn seat(self: &Arc<Self>, request: &BlobRequest) -> Seat {
@@ -180,18 +211,15 @@ impl Fetcher {
         self.reader(request, job, partial)
     }
 
-    fn reader(
+    pub(super) fn reader(
         &self,
         request: &BlobRequest,
         job: &Arc<Job>,
         partial: &Arc<Partial>,
     ) -> Result<Reader, FetchError> {
-        let total = partial.len();
-        // Without a length no range can be answered; the whole body is a right answer to any.
-        let (at, end) = match total {
-            Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
-            None => (0, None),
-        };
+        let layout = job.layout().cloned();
+        let part = request.part(layout.as_deref(), partial.len())?;
+        let at = part.at;
         let arriving = Arriving {
             job: Arc::clone(job),
             partial: Arc::clone(partial),
@@ -200,7 +228,7 @@ impl Fetcher {
             told: at,
         };
         job.readers_moved();
-        Ok(Reader { name: request.name, source: Source::Arriving(arriving), total, at, end })
+        Ok(part.reader(request.name, Source::Arriving(arriving), layout))
     }
 
     fn lead(
@@ -224,7 +252,10 @@ impl Fetcher {
             }
         }
         figures::REQUESTS_UPSTREAM.add(1);
-        self.lead_from_upstream(request, &leadership.job)
+        match &request.file {
+            Some(file) => self.lead_delta(request, file, &leadership.job),
+            None => self.lead_from_upstream(request, &leadership.job),
+        }
     }
 
     /// The metainfo that the catalog has for `name`, if it is what we would have made ourselves.
@@ -256,7 +287,7 @@ impl Fetcher {
         Some((partial, Start::Swarm(known, membership)))
     }
 
-    fn begin(&self, name: &BlobName, len: Option<u64>) -> Option<Arc<Partial>> {
+    pub(super) fn begin(&self, name: &BlobName, len: Option<u64>) -> Option<Arc<Partial>> {
         match self.store().begin(name, len) {
             Ok(partial) => Some(partial),
             Err(error) => {
@@ -291,15 +322,19 @@ impl Fetcher {
     }
 
     /// Passes one answer of the upstream through, past the disk.
-    fn pass(&self, request: &BlobRequest) -> Result<Reader, FetchError> {
+    pub(super) fn pass(&self, request: &BlobRequest) -> Result<Reader, FetchError> {
         let upstream = self.upstream();
+        let origin = match &request.file {
+            Some(file) => Place::file(&request.origin, file.index),
+            None => request.origin.clone(),
+        };
         let (first, end) = match request.range {
             None => (0, None),
             Some(ByteRange::From { first, last }) => {
                 (first, last.map(|last| last.saturating_add(1)))
             }
             Some(ByteRange::Suffix(len)) => {
-                let head = upstream.head(&request.origin).map_err(FetchError::Upstream)?;
+                let head = upstream.head(&origin).map_err(FetchError::Upstream)?;
                 let total = head.headers.text("content-length").and_then(|text| text.parse().ok());
                 match total.map(|total: u64| cut(Some(ByteRange::Suffix(len)), total)) {
                     Some(cut) => cut.map(|(at, end)| (at, Some(end)))?,
@@ -307,7 +342,7 @@ impl Fetcher {
                 }
             }
         };
-        let body = upstream.blob(&request.origin, first, end).map_err(FetchError::Upstream)?;
+        let body = upstream.blob(&origin, first, end).map_err(FetchError::Upstream)?;
         self.granted(request);
         passing(request, body)
     }
@@ -333,11 +368,50 @@ fn passing(request: &BlobRequest, body: Body) -> Result<Reader, FetchError> {
         None => (0, None),
         Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
     };
-    let whole = at == 0 && body.offset == 0 && (end.is_none() || end == total);
+    // The name of a delta is that of its superblock, which is checked by whoever asked for it.
+    let is_named = request.file.is_none();
+    let whole = is_named && at == 0 && body.offset == 0 && (end.is_none() || end == total);
+    let stream = Stream::of_body(body);
     let passing =
-        if whole { Passing::checked(body, &request.name) } else { Passing::new(body, at) };
+        if whole { Passing::checked(stream, &request.name) } else { Passing::new(stream, at) };
     let source = Source::Passing(Box::new(passing));
-    Ok(Reader { name: request.name, source, total, at, end })
+    Ok(Part { base: 0, total, at, end }.reader(request.name, source, None))
+}
+
+/// What of a blob an answer is made of.
+struct Part {
+    base: u64,
+    total: Option<u64>,
+    at: u64,
+    end: Option<u64>,
+}
+
+impl Part {
+    fn reader(self, name: BlobName, source: Source, layout: Option<Arc<Layout>>) -> Reader {
+        let Part { base, total, at, end } = self;
+        Reader { name, source, base, total, at, end, layout }
+    }
+}
+
+impl BlobRequest {
+    /// What is to be answered from a blob of `len` bytes whose files, if it is a delta, lie as
+    /// `layout` says.
+    fn part(&self, layout: Option<&Layout>, len: Option<u64>) -> Result<Part, FetchError> {
+        let (base, total) = match (&self.file, layout) {
+            (Some(file), Some(layout)) => {
+                let span = layout.span(file.index).ok_or(FetchError::NoFile)?;
+                (span.offset, Some(span.len))
+            }
+            (Some(_), None) => return Err(FetchError::Local("a delta without its files".into())),
+            (None, _) => (0, len),
+        };
+        // Without a length no range can be answered; the whole body is a right answer to any.
+        let (at, end) = match total {
+            Some(len) => cut(self.range, len).map(|(at, end)| (base + at, Some(base + end)))?,
+            None => (0, None),
+        };
+        Ok(Part { base, total, at, end })
+    }
 }
 
 /// The first byte and the byte after the last of `range` in a blob of `len` bytes.

@@ -11,21 +11,28 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
 use crate::fetch::job::Job;
+use crate::fetch::stream::Stream;
 use crate::limits;
 use crate::proto::blob::BlobName;
+use crate::proto::ostree::layout::Layout;
 use crate::store::{Blob, Partial, ReaderTicket, Wait};
-use crate::upstream::{Body, Upstream, UpstreamError};
+use crate::upstream::{Upstream, UpstreamError};
 
 /// The bytes of one answer, in order.
 pub struct Reader {
     pub(super) name: BlobName,
     pub(super) source: Source,
-    /// Length of the whole blob, if it is known.
+    /// Where in the blob the file begins of which this is an answer: zero, but for the parts of a
+    /// delta.
+    pub(super) base: u64,
+    /// Length of that file, if it is known.
     pub(super) total: Option<u64>,
-    /// The next byte to hand out.
+    /// The next byte of the blob to hand out.
     pub(super) at: u64,
     /// The byte after the last to hand out; `None`: to the end, wherever that is.
     pub(super) end: Option<u64>,
+    /// The files of a delta.
+    pub(super) layout: Option<Arc<Layout>>,
 }
 
 /// Where the bytes come from.
@@ -80,7 +87,13 @@ impl fmt::Display for ReadError {
 impl std::error::Error for ReadError {}
 
 impl Reader {
-    /// The blob's whole length, if it is known.
+    /// The blob's name.
+    #[must_use]
+    pub fn name(&self) -> BlobName {
+        self.name
+    }
+
+    /// The whole length of the blob, or of the part of a delta, if it is known.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
         self.total
@@ -89,12 +102,17 @@ impl Reader {
     /// The first byte of this answer that was not handed out yet.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        self.at
+        self.at - self.base
     }
 
     /// The byte after this answer's last; `None`: not known yet.
     #[must_use]
     pub fn end(&self) -> Option<u64> {
+        self.stop().map(|stop| stop - self.base)
+    }
+
+    /// The byte of the blob after this answer's last.
+    fn stop(&self) -> Option<u64> {
         self.end.or(self.total)
     }
 
@@ -113,7 +131,7 @@ impl Reader {
     /// # Errors
     /// If they will not come, or are not to be given out.
     pub fn next(&mut self, len_max: u64) -> Result<Chunk<'_>, ReadError> {
-        if self.end() == Some(self.at) {
+        if self.stop() == Some(self.at) {
             return Ok(Chunk::End);
         }
         let releasable = self.releasable()?;
@@ -154,12 +172,12 @@ impl Reader {
                 return Ok(releasable);
             }
             // Our own disk has failed the job: that is no reason to fail a reader.
-            let origin = arriving.job.origin();
-            let body = arriving.upstream.blob(&origin, self.at, self.end);
-            let body = body.map_err(ReadError::Upstream)?;
-            self.source = Source::Passing(Box::new(Passing::new(body, self.at)));
+            let place = arriving.job.place();
+            let stream = Stream::open(&arriving.upstream, &place, self.at, self.end);
+            let stream = stream.map_err(ReadError::Upstream)?;
+            self.source = Source::Passing(Box::new(Passing::new(stream, self.at)));
         }
-        Ok(self.end().unwrap_or(u64::MAX))
+        Ok(self.stop().unwrap_or(u64::MAX))
     }
 }
 
@@ -185,11 +203,25 @@ impl Arriving {
     fn wait(&mut self, at: u64, end: Option<u64>) -> Result<Option<u64>, ReadError> {
         let deadline = Time::now() + limits::READER_PATIENCE;
         let feed = self.partial.feed();
+        let file_end = self.file_end(at);
         let mut wait_at = at;
         loop {
-            match feed.wait(wait_at, deadline) {
+            let waited = match file_end {
+                // All of the file is there: only its checksum is still to come.
+                Some(file_end) if wait_at >= file_end => feed.wait_proven(file_end, deadline),
+                _ => feed.wait(wait_at, deadline),
+            };
+            match waited {
                 Wait::Ready { end: readable } => {
-                    let limit = self.releasable(readable, end);
+                    let limit = match file_end {
+                        Some(file_end) if feed.proven() >= file_end => {
+                            file_end.min(end.unwrap_or(file_end))
+                        }
+                        Some(file_end) => {
+                            readable.min(file_end.saturating_sub(limits::HELD_BACK_LEN))
+                        }
+                        None => self.releasable(readable, end),
+                    };
                     if limit > at {
                         return Ok(Some(limit));
                     }
@@ -204,6 +236,12 @@ impl Arriving {
                 Wait::TimedOut => return Err(ReadError::Failed("no byte came in time".into())),
             }
         }
+    }
+
+    /// The byte after the file of a delta in which `at` lies: each file has a checksum of its own.
+    fn file_end(&self, at: u64) -> Option<u64> {
+        let layout = self.job.layout()?;
+        layout.file_at(at).and_then(|index| layout.span(index)).map(|span| span.end())
     }
 
     /// How much of what is readable may leave before the verdict. A range that ends before the part
@@ -230,7 +268,7 @@ impl Arriving {
 /// A response on its way from upstream to the client, past the disk. A whole one is hashed on the
 /// way, and its last part held back until the digest is right.
 pub(super) struct Passing {
-    body: Body,
+    body: Stream,
     /// Bytes of the body before the first wanted one: the upstream ignored the Range.
     skip: u64,
     hasher: Option<ContentHasher>,
@@ -242,13 +280,13 @@ pub(super) struct Passing {
 
 impl Passing {
     /// Passes `body` through from byte `at` on, unhashed.
-    pub(super) fn new(body: Body, at: u64) -> Passing {
+    pub(super) fn new(body: Stream, at: u64) -> Passing {
         let skip = at.saturating_sub(body.offset);
         Passing { body, skip, hasher: None, current: Vec::new(), held: Vec::new(), ended: false }
     }
 
     /// Passes the whole of `body` through and checks it against the name.
-    pub(super) fn checked(body: Body, name: &BlobName) -> Passing {
+    pub(super) fn checked(body: Stream, name: &BlobName) -> Passing {
         let hasher = Some(ContentHasher::new(name.digest().algorithm()));
         Passing { hasher, ..Passing::new(body, 0) }
     }

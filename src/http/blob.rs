@@ -24,7 +24,7 @@ pub(super) fn serve(
     let origin = front.origin(url, &head.headers);
     let range = if is_head { None } else { wanted_range(&head.headers, &etag) };
     let has_it = is_known(&head.headers, &etag);
-    let request = BlobRequest { name, origin, range };
+    let request = BlobRequest { name, origin, range, file: None };
     if is_head || has_it {
         match front.fetcher.stat(&request) {
             Ok(Some(_)) if has_it => return exchange.respond(304, &fields(&name, "store"), b""),
@@ -35,7 +35,10 @@ pub(super) fn serve(
         }
     }
     match front.fetcher.open(&request) {
-        Ok(reader) => send(exchange, &name, reader, range.is_some()),
+        Ok(reader) => {
+            let fields = fields(&name, reader.source());
+            send(exchange, fields, reader, range.is_some())
+        }
         // Compressed for the way: what comes is not the blob, but it is what this client may take.
         Err(FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, request.origin.url)
@@ -46,7 +49,7 @@ pub(super) fn serve(
 
 /// The range to answer: none if the client's copy is of something else (`If-Range`, RFC 9110
 /// 13.1.5).
-fn wanted_range(headers: &Headers, etag: &str) -> Option<ByteRange> {
+pub(super) fn wanted_range(headers: &Headers, etag: &str) -> Option<ByteRange> {
     let is_same = headers.get("if-range").is_none_or(|value| value == etag.as_bytes());
     headers.get("range").filter(|_| is_same).and_then(ByteRange::parse)
 }
@@ -92,13 +95,13 @@ fn ask(front: &Front, exchange: &mut Exchange<'_>, origin: &Origin) -> Result<()
     }
 }
 
-fn send(
+/// Sends what `reader` gives, with these fields and those that follow from it.
+pub(super) fn send(
     exchange: &mut Exchange<'_>,
-    name: &BlobName,
+    mut headers: Headers,
     mut reader: Reader,
     is_range: bool,
 ) -> Result<(), ExchangeError> {
-    let mut headers = fields(name, reader.source());
     headers.append("Content-Type", "application/octet-stream");
     let (first, end) = (reader.offset(), reader.end());
     // Without an end no range can be told: then it is the whole, from the first byte on.
@@ -127,7 +130,7 @@ fn send(
             Ok(Chunk::End) => return exchange.finish(),
             Err(error) => {
                 figures::REQUESTS_FAILED.add(1);
-                crate::log_limited!(warn, "blob {name}: a response is cut: {error}");
+                crate::log_limited!(warn, "blob {}: a response is cut: {error}", reader.name());
                 return Err(ExchangeError::Cut(error.to_string()));
             }
         }

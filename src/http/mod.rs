@@ -1,7 +1,7 @@
 //! Floor 6: the front that HTTP clients see: registry mirror and forward proxy on one port.
 //!
-//! A request is routed by its head alone ([`route`]); a blob is answered by `blob`, everything
-//! else passes through (`relay`, `tunnel`).
+//! A request is routed by its head alone ([`route`]); a blob is answered by `blob`, a static delta
+//! of OSTree by `delta`, everything else passes through (`relay`, `tunnel`).
 //!
 //! **Invariant:** a response that cannot be finished is cut, never ended cleanly.
 //!
@@ -12,6 +12,7 @@ pub mod route;
 pub mod status;
 
 mod blob;
+mod delta;
 mod relay;
 mod tunnel;
 
@@ -59,6 +60,7 @@ impl Handler for Front {
     fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError> {
         match route::route(exchange.head(), &self.registries, &self.alias) {
             Route::Blob { name, url } => blob::serve(self, exchange, name, url),
+            Route::Delta { id, index, url } => delta::serve(self, exchange, id, index, url),
             Route::Relay { url } => relay::serve(self, exchange, url),
             Route::Tunnel { host, port } => tunnel::serve(self, exchange, &host, port),
             Route::Refuse { status, message } => refuse(exchange, status, "UNSUPPORTED", message),
@@ -87,9 +89,13 @@ fn fail(exchange: &mut Exchange<'_>, error: &FetchError) -> Result<(), ExchangeE
             headers.append("Content-Range", format!("bytes */{len}"));
             exchange.respond(416, &headers, b"")
         }
-        FetchError::Local(why) => {
+        FetchError::NoFile => {
             figures::REQUESTS_FAILED.add(1);
-            refuse(exchange, 500, "UNKNOWN", why)
+            refuse(exchange, 404, "BLOB_UNKNOWN", &error.to_string())
+        }
+        FetchError::Local(_) | FetchError::Renewed(_) | FetchError::NoDelta => {
+            figures::REQUESTS_FAILED.add(1);
+            refuse(exchange, 500, "UNKNOWN", &error.to_string())
         }
     }
 }

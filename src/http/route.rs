@@ -4,6 +4,7 @@ use crate::http::registries::Registries;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{Headers, Method, RequestHead, Target, Url};
 use crate::proto::oci::{self, OciPath};
+use crate::proto::ostree::{self, DeltaId, RepoPath};
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,15 @@ pub enum Route {
         /// Which.
         name: BlobName,
         /// Where it really lives.
+        url: Url,
+    },
+    /// `GET` of a file of one of OSTree's static deltas: from wherever it is.
+    Delta {
+        /// Which delta.
+        id: DeltaId,
+        /// Which file: 0 is the superblock, N + 1 is part N.
+        index: usize,
+        /// Where the file really lives.
         url: Url,
     },
     /// Anything else that has a URL: passed through.
@@ -67,6 +77,17 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
     match (&head.method, content) {
         (Method::Get | Method::Head, OciPath::Blob { digest, .. }) => {
             Route::Blob { name: BlobName::Content(digest), url }
+        }
+        (Method::Get, OciPath::Other) => delta(url),
+        _ => Route::Relay { url },
+    }
+}
+
+fn delta(url: Url) -> Route {
+    match ostree::parse(&url.target) {
+        Some((_, RepoPath::Superblock(id))) => Route::Delta { id, index: 0, url },
+        Some((_, RepoPath::Part(id, number))) => {
+            Route::Delta { id, index: number as usize + 1, url }
         }
         _ => Route::Relay { url },
     }
@@ -144,6 +165,27 @@ mod tests {
         let text = "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n";
         let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
         assert_eq!(route(&head, &registries(), ALIAS), tunnel);
+    }
+
+    #[test]
+    fn files_of_deltas_are_told_by_their_paths() {
+        let dir = "deltas/b7/b2ALJN7vQYyjcDPMs0_qxsbtLCbGwMxXBh2y792ng";
+        let url = |file: &str| format!("http://ostree.example/repo/{dir}/{file}");
+        for (file, wanted) in [("superblock", 0), ("0", 1), ("11", 12)] {
+            match routed(&format!("GET {}", url(file)), "") {
+                Route::Delta { index, url: at, .. } => {
+                    assert_eq!((index, at.to_string()), (wanted, url(file)));
+                }
+                other => panic!("{file}: {other:?}"),
+            }
+        }
+        for line in [
+            format!("HEAD {}", url("superblock")),
+            format!("GET {}?x", url("superblock")),
+            format!("GET {}", url("other")),
+        ] {
+            assert!(matches!(routed(&line, ""), Route::Relay { .. }), "{line}");
+        }
     }
 
     #[test]

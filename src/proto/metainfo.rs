@@ -123,8 +123,8 @@ impl Metainfo {
         Metainfo::of_info(&canonical_info(name, &geometry, Some(layout), &hashes))
     }
 
-    /// Reads a `.torrent`: any of a single file within the bounds, ours or not, or of a static delta.
-    /// What it says beside `info` is ignored.
+    /// Reads a `.torrent`: any of a single file within the bounds, ours or not, or of a static
+    /// delta. What it says beside `info` is ignored.
     ///
     /// # Errors
     /// If it is not that.
@@ -190,8 +190,8 @@ impl Metainfo {
         [b"d4:info", &*self.info, b"e"].concat()
     }
 
-    /// Whether this is what [`Metainfo::of_blob`] or [`Metainfo::of_delta`] makes of the blob called
-    /// `name`.
+    /// Whether this is what [`Metainfo::of_blob`] or [`Metainfo::of_delta`] makes of the blob
+    /// called `name`.
     #[must_use]
     pub fn is_of(&self, name: &BlobName) -> bool {
         let layout = self.layout.as_ref();

@@ -56,6 +56,8 @@ struct State {
     /// Readable runs, first byte to the byte after the last; they neither touch nor overlap.
     runs: BTreeMap<u64, u64>,
     state: FeedState,
+    /// The bytes before this one are right.
+    proven: u64,
     /// The offsets that are waited for, and by how many.
     awaited: BTreeMap<u64, usize>,
     /// Where the readers stand, by ticket.
@@ -119,6 +121,7 @@ impl Feed {
             len,
             runs: BTreeMap::new(),
             state: FeedState::Filling,
+            proven: 0,
             awaited: BTreeMap::new(),
             readers: BTreeMap::new(),
             next_ticket: 0,
@@ -164,6 +167,40 @@ impl Feed {
         // A piece far ahead of every reader wakes nobody.
         if state.awaited.range(start..end).next().is_some() {
             self.changed.wake_all();
+        }
+    }
+
+    /// Says that the bytes before `offset` are right, whatever becomes of those behind. Of a blob
+    /// with one digest that is known only at the end: see [`Feed::finish`].
+    pub fn prove(&self, offset: u64) {
+        let mut state = self.state.lock();
+        if offset > state.proven {
+            state.proven = offset;
+            self.changed.wake_all();
+        }
+    }
+
+    /// The bytes before this one are right.
+    #[must_use]
+    pub fn proven(&self) -> u64 {
+        self.state.lock().proven
+    }
+
+    /// Waits until the bytes before `offset` are known to be right, the feed has ended, or
+    /// `deadline` passes by the real clock.
+    #[must_use]
+    pub fn wait_proven(&self, offset: u64, deadline: Time) -> Wait {
+        let mut state = self.state.lock();
+        loop {
+            match &state.state {
+                FeedState::Failed(reason) => return Wait::Failed(Arc::clone(reason)),
+                FeedState::Whole => return Wait::Whole,
+                FeedState::Filling if state.proven >= offset => {
+                    return Wait::Ready { end: state.proven };
+                }
+                FeedState::Filling if Time::now() >= deadline => return Wait::TimedOut,
+                FeedState::Filling => state = self.changed.wait_until(state, deadline),
+            }
         }
     }
 
@@ -368,6 +405,24 @@ mod tests {
         until_waited_for(&feed, 1);
         feed.finish();
         assert_eq!(last.join().unwrap(), Wait::Whole);
+    }
+
+    #[test]
+    fn who_waits_for_proof_is_woken_by_it() {
+        let feed = Arc::new(Feed::new(Some(10)));
+        feed.mark(span(0, 10));
+        assert_eq!(feed.wait_proven(5, Time::ZERO), Wait::TimedOut);
+        let waiter = {
+            let feed = Arc::clone(&feed);
+            thread::spawn(move || feed.wait_proven(5, late()))
+        };
+        feed.prove(4);
+        feed.prove(6);
+        feed.prove(5);
+        assert_eq!(waiter.join().unwrap(), Wait::Ready { end: 6 });
+        assert_eq!(feed.proven(), 6);
+        feed.fail("the rest is wrong");
+        assert!(matches!(feed.wait_proven(5, late()), Wait::Failed(_)));
     }
 
     #[test]

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
 const PURE: &[&str] = &[
     "src/proto/",
     "src/swarm/",
+    "src/fetch/judge.rs",
     "src/fetch/plan.rs",
     "src/fetch/plan/",
     "src/http/registries.rs",

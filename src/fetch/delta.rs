@@ -1,0 +1,222 @@
+//! Static deltas of OSTree: from the URL of a superblock or a part to a reader of one blob.
+//!
+//! A delta is named for its superblock ([`BlobName::Delta`]). Which one the URL stands for is said
+//! by an index or a summary that this host got from the upstream, or by the superblock itself;
+//! never by the catalog. With the name it is a blob like any other.
+//!
+//! **Invariant:** a superblock is served whole and right, or not at all. A part is served against
+//! the superblock that was served last from the same URL.
+//!
+//! Not here: where the bytes of the delta come from (`open`, `job`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::clock::Time;
+use crate::base::hash::sha256;
+use crate::fetch::job::{Conductor, Job, Start};
+use crate::fetch::open::DeltaFile;
+use crate::fetch::stream::read_whole;
+use crate::fetch::{BlobRequest, FetchError, Fetcher, Reader};
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::geometry::Span;
+use crate::proto::http1::{ByteRange, Url};
+use crate::proto::ostree::delta::Superblock;
+use crate::proto::ostree::layout::Layout;
+use crate::proto::ostree::{self, Checksum, DeltaId};
+use crate::upstream::{Origin, UpstreamError};
+
+/// A request for one file of a static delta.
+#[derive(Clone, Debug)]
+pub struct DeltaRequest {
+    /// Which delta.
+    pub id: DeltaId,
+    /// Which file: 0 is the superblock, N + 1 is part N.
+    pub index: usize,
+    /// Where the superblock really lives, with the headers that may be forwarded.
+    pub superblock: Origin,
+    /// The part of the file that is wanted; `None`: all of it.
+    pub range: Option<ByteRange>,
+}
+
+/// The name of a delta, and its superblock if that is in hand.
+type Named = (BlobName, Option<Arc<[u8]>>);
+
+/// What is known of deltas by their URLs. Bounded by [`limits::DELTAS_LEARNT_MAX`] and
+/// [`limits::DELTAS_SERVED_MAX`].
+#[derive(Default)]
+pub(super) struct Deltas {
+    /// By the hash of a superblock's URL: its digest, as an index or a summary has it.
+    learnt: HashMap<[u8; 32], Checksum>,
+    /// By the URL of a superblock: the delta that was served from there last.
+    served: HashMap<String, (BlobName, Arc<Layout>)>,
+}
+
+impl Deltas {
+    fn learn(&mut self, url: &str, digest: Checksum) {
+        if self.learnt.len() >= limits::DELTAS_LEARNT_MAX {
+            self.learnt.clear();
+        }
+        self.learnt.insert(sha256(url.as_bytes()), digest);
+    }
+
+    fn serve(&mut self, url: String, name: BlobName, layout: Arc<Layout>) {
+        if self.served.len() >= limits::DELTAS_SERVED_MAX {
+            self.served.clear();
+        }
+        self.served.insert(url, (name, layout));
+    }
+}
+
+impl Fetcher {
+    /// Takes note of the superblocks that an index or a summary of a repository lists. `listing` is
+    /// where it came from, and who got it; `fresh`: from the upstream just now, not from the cache
+    /// because the upstream is away.
+    pub fn learn_deltas(&self, listing: &Origin, listed: &[(DeltaId, Checksum)], fresh: bool) {
+        let Some(repository) = repository_of(&listing.url) else { return };
+        let mut deltas = self.deltas.lock();
+        for (id, digest) in listed {
+            deltas.learn(&format!("{repository}/{}/superblock", id.dir()), *digest);
+        }
+        drop(deltas);
+        // Who may read the list may read what it lists.
+        let superblock =
+            listed.first().map(|(id, _)| format!("{repository}/{}/superblock", id.dir()));
+        if let Some(Ok(url)) = superblock.map(|url| Url::parse(&url)) {
+            let origin = Origin { url, headers: listing.headers.clone() };
+            self.granted_repository(&origin, if fresh { Time::now() } else { Time::ZERO });
+        }
+    }
+
+    /// Opens a reader for one file of a delta.
+    ///
+    /// # Errors
+    /// As [`Fetcher::open`]; [`FetchError::NoDelta`]: what the upstream has is to be passed on as
+    /// it is; [`FetchError::NoFile`].
+    pub fn open_delta(self: &Arc<Self>, request: &DeltaRequest) -> Result<Reader, FetchError> {
+        if request.index == 0 {
+            return self.open_superblock(request, request.range);
+        }
+        let url = request.superblock.url.to_string();
+        let served = || self.deltas.lock().served.get(&url).cloned();
+        let (name, layout) = match served() {
+            Some(known) => known,
+            None => {
+                drop(self.open_superblock(request, None)?);
+                served().ok_or(FetchError::NoDelta)?
+            }
+        };
+        let file = DeltaFile { index: request.index, layout: Some(layout), superblock: None };
+        let blob = BlobRequest {
+            name,
+            origin: request.superblock.clone(),
+            range: request.range,
+            file: Some(file),
+        };
+        // Another superblock has other parts: none of them is what this client waits for.
+        self.open(&blob).map_err(|error| match error {
+            FetchError::Renewed(_) => FetchError::NoFile,
+            error => error,
+        })
+    }
+
+    fn open_superblock(
+        self: &Arc<Self>,
+        request: &DeltaRequest,
+        range: Option<ByteRange>,
+    ) -> Result<Reader, FetchError> {
+        let url = request.superblock.url.to_string();
+        let learnt = self.deltas.lock().learnt.get(&sha256(url.as_bytes())).copied();
+        let (mut name, mut superblock) = match learnt {
+            Some(digest) => {
+                self.held(&request.superblock, &BlobName::Delta(digest));
+                (BlobName::Delta(digest), None)
+            }
+            None => self.superblock_of(request, &url)?,
+        };
+        loop {
+            let renewed = superblock.is_some();
+            let file = DeltaFile { index: 0, layout: None, superblock };
+            let origin = request.superblock.clone();
+            match self.open(&BlobRequest { name, origin, range, file: Some(file) }) {
+                // What the index said is no longer true.
+                Err(FetchError::Renewed(bytes)) if !renewed => {
+                    let digest = Checksum(sha256(&bytes));
+                    self.deltas.lock().learn(&url, digest);
+                    (name, superblock) = (BlobName::Delta(digest), Some(bytes));
+                }
+                Ok(reader) => {
+                    if let Some(layout) = &reader.layout {
+                        self.deltas.lock().serve(url, name, Arc::clone(layout));
+                    }
+                    return Ok(reader);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The name of a delta of which nothing is known, by its superblock, which is then in hand. If
+    /// the upstream does not answer, it is the delta that was served last.
+    fn superblock_of(&self, request: &DeltaRequest, url: &str) -> Result<Named, FetchError> {
+        match self.fetch_superblock(&request.superblock) {
+            Ok(bytes) => {
+                let name = BlobName::Delta(Checksum(sha256(&bytes)));
+                self.held(&request.superblock, &name);
+                self.granted_repository(&request.superblock, Time::now());
+                Ok((name, Some(bytes)))
+            }
+            Err(FetchError::Upstream(error)) if !matches!(error, UpstreamError::Status(_)) => {
+                match self.deltas.lock().served.get(url) {
+                    Some((name, _)) => Ok((*name, None)),
+                    None => Err(FetchError::Upstream(error)),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fetch_superblock(&self, origin: &Origin) -> Result<Arc<[u8]>, FetchError> {
+        let body = self.upstream().blob(origin, 0, None).map_err(FetchError::Upstream)?;
+        let bytes = read_whole(body, limits::SUPERBLOCK_LEN_MAX).map_err(FetchError::Upstream)?;
+        bytes.map(Arc::from).ok_or(FetchError::NoDelta)
+    }
+
+    /// Leads a job for a delta that only the upstream has: its superblock comes first.
+    pub(super) fn lead_delta(
+        self: &Arc<Self>,
+        request: &BlobRequest,
+        file: &DeltaFile,
+        job: &Arc<Job>,
+    ) -> Result<Reader, FetchError> {
+        let superblock = match &file.superblock {
+            Some(bytes) => Arc::clone(bytes),
+            None => self.fetch_superblock(&request.origin)?,
+        };
+        if BlobName::Delta(Checksum(sha256(&superblock))) != request.name {
+            return Err(FetchError::Renewed(superblock));
+        }
+        self.granted(request);
+        let decoded = Superblock::decode(&superblock);
+        let layout = decoded.ok().and_then(|decoded| decoded.layout(superblock.len() as u64));
+        let layout = layout.ok_or(FetchError::NoDelta)?;
+        let Some(partial) = self.begin(&request.name, Some(layout.len())) else {
+            return self.pass(request);
+        };
+        let written = partial.write(0, &[&superblock]);
+        written.map_err(|error| FetchError::Local(error.to_string()))?;
+        partial.feed().mark(Span { offset: 0, len: superblock.len() as u64 });
+        Conductor::start(self, job, &partial, Start::Delta(layout))
+            .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
+        self.reader(request, job, &partial)
+    }
+}
+
+/// The URL of the repository of which `listing` is an index or a summary.
+fn repository_of(listing: &Url) -> Option<String> {
+    let path = listing.path();
+    let repository = ostree::parse(path).map(|(repository, _)| repository);
+    let repository = repository.or_else(|| ostree::named_file(path))?;
+    Some(format!("{}://{}{repository}", listing.scheme(), listing.authority()))
+}
