@@ -1,23 +1,38 @@
-# The program alone:                    docker build --target client -t torrent-cache .
-# With etcd, for `torrent-cache tracker`:   docker build -t torrent-cache-tracker .
-FROM rust:1-bookworm AS build
+# The images `client` and `tracker`: one static program, and for the tracker an etcd.
+#
+# From the sources alone:
+#   docker build --target client -t client .
+#   docker build --target tracker -t tracker .
+#
+# From programs that are there already, with no base image to pull: `make image`.
+
+# Where the files of the images come from: `built`, or `given` in target/image.
+ARG FILES=built
+
+FROM rust:1-bookworm AS built
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends etcd-server musl-tools \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked
+RUN make image-files
 
-FROM debian:bookworm-slim AS client
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
-COPY --from=build /src/target/release/torrent-cache /usr/local/bin/
-VOLUME /storage /etc/torrent-proxy/ssl
-EXPOSE 8888 6881-6891
+FROM scratch AS given
+COPY target/image /src/target/image
+
+FROM ${FILES} AS files
+
+FROM scratch AS program
+COPY --from=files /src/target/image/client /
+ENV PATH=/bin
+VOLUME /storage
 ENTRYPOINT ["torrent-cache"]
+
+FROM program AS client
+EXPOSE 8888 6881-6891
 CMD ["client"]
 
-FROM client AS tracker
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends etcd-server \
-    && rm -rf /var/lib/apt/lists/*
-EXPOSE 6969/tcp 6969/udp 2378
+FROM program AS tracker
+COPY --from=files /src/target/image/tracker /
+EXPOSE 2378 6969/tcp 6969/udp
 CMD ["tracker"]

@@ -13,10 +13,14 @@ run-client: export PRIVATEKEY ?= $(DATA)/client/key.pem
 run-client: export STORAGE ?= $(DATA)/client/storage
 run-tracker: export STORAGE ?= $(DATA)/tracker
 
-.PHONY: help build test check fmt lint doc tidy demo run-tracker run-client fuzz bench deps clean
+STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
+
+.PHONY: help build static image image-files test check fmt lint doc tidy demo run-tracker run-client fuzz bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
+	@echo 'make static        a static binary for any Linux, with musl (needs musl-gcc); prints its path'
+	@echo 'make image         the container images client and tracker, from the static binary and etcd'
 	@echo 'make test          all tests (make deps once before)'
 	@echo 'make check         format, lints, documentation and all tests: what a change must pass'
 	@echo 'make demo          three clients on this machine pull one image; shows who sent what'
@@ -28,10 +32,23 @@ help:
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
+	@echo 'BINARY=path is tested, or put into the images, instead of one that is built.'
 	@echo 'Data of run-tracker and run-client: $(DATA)'
 
 build:
 	$(CARGO) build --release --locked
+
+# TOOLCHAIN=debian builds it with Debian's packages, where rustup cannot fetch what musl needs.
+static:
+	packaging/static.sh
+
+# With BINARY and ETCD these programs go into the images.
+image: $(if $(BINARY),,static)
+	packaging/docker/build.sh $(or $(BINARY),$(STATIC)) $(ETCD)
+
+# What the Dockerfile puts into the images.
+image-files: $(if $(BINARY),,static)
+	packaging/docker/root.sh $(or $(BINARY),$(STATIC)) $(ETCD)
 
 test:
 	$(CARGO) test --locked

@@ -12,6 +12,8 @@ if ((${#packages[@]} == 0)); then
   packages=(etcd-server etcd-client docker-registry skopeo curl python3 gcc libc6-dev)
   # The programs that pull, for tests/clients.rs.
   packages+=(containerd docker.io ostree podman)
+  # The static binary, the container images, and a network to run them in, for tests/image.
+  packages+=(musl-tools binutils iproute2 iptables docker-compose)
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
   # What the program is packaged for, for tests/packaging.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::process::{Finished, Process};
-use support::torrent_cache::Program;
+use support::torrent_cache::{Program, binary};
 use support::{PATIENCE, free_port, get, loopback, temp_dir, wait_for};
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::{Sha1Hash, hex, sha256};
@@ -21,8 +21,6 @@ use torrent_cache::proto::peer::PeerId;
 use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse};
 use torrent_cache::proto::tracker_udp::{Family, Request, Response};
 use torrent_cache::tracker::{Sockets, Tracker};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_torrent-cache");
 
 /// A tracker without an etcd.
 fn tracker_alone() -> Program {
@@ -441,7 +439,7 @@ mod options {
     fn run(arguments: &[&str], options: &[(&str, &str)]) -> Finished {
         let dir = temp_dir();
         let etcd_port = free_port().to_string();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").expect("a PATH"));
         command.env("STORAGE", dir.path()).env("INTERFACE", "127.0.0.1").env("TRACKER_PORT", "0");
         command.env("ADMIN", "127.0.0.1:0").env("ETCD_PORT", etcd_port);

@@ -1,6 +1,6 @@
 //! A registry of the `docker-registry` package, and what its access log says.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -37,6 +37,11 @@ impl Registry {
         Registry::start_with("", temp_dir())
     }
 
+    /// One for everybody on `address`; `program` starts `docker-registry` on a host that has it.
+    pub fn start_at(address: IpAddr, program: Command) -> Registry {
+        Registry::start_as(program, address, "", temp_dir())
+    }
+
     /// One for those who have [`CREDENTIALS`].
     pub fn start_private() -> Registry {
         let dir = temp_dir();
@@ -47,15 +52,20 @@ impl Registry {
     }
 
     fn start_with(auth: &str, dir: TempDir) -> Registry {
+        let program = Command::new("docker-registry");
+        Registry::start_as(program, Ipv4Addr::LOCALHOST.into(), auth, dir)
+    }
+
+    fn start_as(mut command: Command, address: IpAddr, auth: &str, dir: TempDir) -> Registry {
         let config = dir.path().join("config.yml");
         let storage = dir.path().join("storage");
         let text = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n{auth}",
-            storage.display()
+             delete:\n    enabled: true\nhttp:\n  addr: {}\n{auth}",
+            storage.display(),
+            SocketAddr::new(address, 0)
         );
         std::fs::write(&config, text).expect("the configuration can be written");
-        let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
         let mut process = Process::spawn("docker-registry", command, "docker-registry");
         let addr = process.wait_until("it listens", |output| {

@@ -1,8 +1,9 @@
 //! This program's own two commands, each with ports and storage of its own.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
@@ -23,8 +24,12 @@ pub struct Program {
 }
 
 /// The binary under test: the one that cargo built, or the one that `BINARY` names.
-pub fn binary() -> OsString {
-    std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_torrent-cache").into())
+pub fn binary() -> PathBuf {
+    let Some(given) = std::env::var_os("BINARY") else {
+        return env!("CARGO_BIN_EXE_torrent-cache").into();
+    };
+    // Some tests start it in another folder.
+    fs::canonicalize(&given).unwrap_or_else(|error| panic!("BINARY={given:?}: {error}"))
 }
 
 impl Program {
