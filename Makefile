@@ -15,7 +15,7 @@ run-tracker: export STORAGE ?= $(DATA)/tracker
 
 STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
 
-.PHONY: help build static image image-files test check fmt lint doc tidy demo run-tracker run-client fuzz bench deps clean
+.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test          all tests (make deps once before)'
 	@echo 'make check         format, lints, documentation and all tests: what a change must pass'
 	@echo 'make demo          three clients on this machine pull one image; shows who sent what'
+	@echo 'make deb           a Debian package in target/deb, of the static binary, for any Debian or Ubuntu'
 	@echo 'make run-tracker   the tracker and its etcd, in the foreground'
 	@echo 'make run-client    a client that uses them, in the foreground'
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
@@ -32,7 +33,7 @@ help:
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
-	@echo 'BINARY=path is tested, or put into the images, instead of one that is built.'
+	@echo 'BINARY=path is tested, or put into the images or the package, instead of one that is built.'
 	@echo 'Data of run-tracker and run-client: $(DATA)'
 
 build:
@@ -69,6 +70,9 @@ tidy:
 
 demo:
 	@tests/demo.sh
+
+deb: $(if $(BINARY),,static)
+	@packaging/deb/build.sh $(or $(BINARY),$(STATIC))
 
 run-tracker: build
 	@mkdir -p "$$STORAGE"

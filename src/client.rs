@@ -27,7 +27,7 @@ use crate::net::{tcp, tls};
 use crate::process::{Failure, Process};
 use crate::proto::http1::Url;
 use crate::proto::peer::PeerId;
-use crate::store::{Max, Store, StoreConfig};
+use crate::store::{self, Max, Store, StoreConfig};
 use crate::upstream::{HostRule, Upstream, UpstreamConfig};
 
 /// The options of `torrent-cache client`.
@@ -114,6 +114,40 @@ pub const OPTIONS: &[Opt] = &[
     ),
     Opt::new("ADMIN", "ADDRESS", "127.0.0.1:8889", "Where health, metrics and status are served."),
     Opt::new("LOG", "FILTER", "info", "What is logged: a level, or module=level,..."),
+];
+
+/// What the command does, for its man page.
+pub const DESCRIPTION: &str = "\
+Runs on every host, as its registry mirror and HTTP proxy. What a container engine or OSTree asks \
+for is sent from the store of this host, taken from other hosts over BitTorrent, or from the \
+upstream, and then shared with the others.
+
+A tracker, an etcd and other hosts make it faster; when they are gone, it goes on as a plain \
+proxy. What it sends is checked: a body whose digest is wrong never arrives whole.
+
+Health, metrics and status are served over HTTP at the address `ADMIN`: `/healthz`, `/readyz`, \
+`/metrics` and `/status.json`.";
+
+/// Its files.
+pub const FILES: &[&[(&str, &str)]] = &[
+    store::FILES,
+    &[
+        ("CERTFILE", "The certificate chain of the TLS port."),
+        ("PRIVATEKEY", "Its private key; only its owner may read it."),
+        ("/etc/default/torrent-cache-client", "The options as variables, for the systemd unit."),
+    ],
+];
+
+/// Command lines for its man page.
+pub const EXAMPLES: &[(&str, &str)] = &[
+    (
+        "torrent-cache client --tracker http://10.0.0.1:6969/announce --etcd-host 10.0.0.1",
+        "A mirror of Docker Hub on port 8888 that shares with the other hosts of its network:",
+    ),
+    (
+        "skopeo copy --src-tls-verify=false docker://127.0.0.1:8888/library/debian:12 dir:debian",
+        "A pull through it:",
+    ),
 ];
 
 /// Runs the client until a signal ends it.

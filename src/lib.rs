@@ -2,9 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use crate::base::args::{self, Parsed, UsageError};
+use crate::base::thread::PANIC_STATUS;
+use crate::manual::TEXTS;
 use crate::process::{Command, Failure};
 
 pub mod base;
@@ -14,6 +17,7 @@ pub mod engine;
 pub mod fetch;
 pub mod http;
 pub mod limits;
+pub mod manual;
 pub mod net;
 pub mod process;
 pub mod proto;
@@ -23,28 +27,37 @@ pub mod tracker;
 pub mod tracker_cmd;
 pub mod upstream;
 
-const COMMANDS: &[Command] = &[
+/// The commands that run until they are stopped.
+pub const COMMANDS: &[Command] = &[
     Command {
         name: "client",
         about: "The HTTP(S) proxy and registry mirror of a host; it shares blobs with other hosts.",
+        description: client::DESCRIPTION,
         options: client::OPTIONS,
+        files: client::FILES,
+        examples: client::EXAMPLES,
         run: client::run,
     },
     Command {
         name: "tracker",
         about: "The BitTorrent tracker of a network, and the etcd that holds its catalog.",
+        description: tracker_cmd::DESCRIPTION,
         options: tracker_cmd::OPTIONS,
+        files: tracker_cmd::FILES,
+        examples: tracker_cmd::EXAMPLES,
         run: tracker_cmd::run,
     },
 ];
 
-/// Runs the program with `args` (without the program's own name) and returns its exit status:
-/// 0 after a clean stop, 1 after a failure while running, 2 for a usage or configuration error.
+/// Runs the program with `args` (without the program's own name) and returns its exit status, one
+/// of [`process::EXIT_STATUSES`].
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    match dispatch(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
+    match catch_unwind(AssertUnwindSafe(|| dispatch(args))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // The main thread is one that the others need.
+        Err(_) => std::process::exit(PANIC_STATUS),
+        Ok(Err(failure)) => {
             // Standard error may be closed; there is nowhere else to say it.
             let _ = writeln!(std::io::stderr(), "torrent-cache: {failure}");
             ExitCode::from(failure.status())
@@ -55,21 +68,34 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(args: Vec<OsString>) -> Result<(), Failure> {
     let mut args = args.into_iter();
     let Some(word) = args.next() else {
-        return Err(usage("no command: one of client, tracker, or --help"));
+        return Err(usage(&format!("no command: {}", known())));
     };
     match word.to_str() {
         Some("--help" | "-h" | "help") => return print(&help()),
         Some("--version" | "-V") => return print(&version()),
         _ => {}
     }
+    if let Some(text) = TEXTS.iter().find(|text| *text.name == *word) {
+        let args: Vec<_> = args.collect();
+        return match args.first().and_then(|first| first.to_str()) {
+            Some("--help" | "-h") => print(&text_help(text)),
+            _ => print(&text.print(COMMANDS, args)?),
+        };
+    }
     let Some(command) = COMMANDS.iter().find(|command| *command.name == *word) else {
-        let word = word.to_string_lossy();
-        return Err(usage(&format!("unknown command {word}: one of client, tracker, or --help")));
+        return Err(usage(&format!("unknown command {}: {}", word.to_string_lossy(), known())));
     };
     match args::parse(command.options, args.collect(), |name| std::env::var_os(name))? {
         Parsed::Help => print(&command_help(command)),
         Parsed::Run(values) => (command.run)(values),
     }
+}
+
+/// What could stand in the place of the command.
+fn known() -> String {
+    let commands = COMMANDS.iter().map(|command| command.name);
+    let names: Vec<_> = commands.chain(TEXTS.iter().map(|text| text.name)).collect();
+    format!("one of {}, or --help", names.join(", "))
 }
 
 fn usage(text: &str) -> Failure {
@@ -91,7 +117,10 @@ fn help() -> String {
     text.push_str(concat!(env!("CARGO_PKG_DESCRIPTION"), ".\n\n"));
     text.push_str("Usage: torrent-cache COMMAND [OPTION...]\n\nCommands:\n");
     for command in COMMANDS {
-        text.push_str(&format!("  {:8} {}\n", command.name, command.about));
+        text.push_str(&format!("  {:11} {}\n", command.name, command.about));
+    }
+    for made in TEXTS {
+        text.push_str(&format!("  {:11} {}\n", made.name, made.about));
     }
     text.push_str(
         "\nEvery option is a flag and an environment variable; the flag wins.\n\
@@ -106,13 +135,19 @@ fn command_help(command: &Command) -> String {
     format!("Usage: torrent-cache {name} [OPTION...]\n\n{about}\n\nOptions:\n{options}")
 }
 
+fn text_help(text: &manual::Text) -> String {
+    format!("Usage: torrent-cache {} {}\n\n{}\n", text.name, text.usage(), text.about)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_help_of_a_command_shows_all_its_options() {
-        assert!(help().contains("client") && help().contains("tracker"));
+        let help = help();
+        assert!(COMMANDS.iter().all(|command| help.contains(command.about)), "{help}");
+        assert!(TEXTS.iter().all(|text| help.contains(text.about)), "{help}");
         for command in COMMANDS {
             let text = command_help(command);
             assert!(command.options.iter().all(|opt| text.contains(&opt.flag())), "{text}");
@@ -128,5 +163,6 @@ mod tests {
         assert_eq!(status(&["trucker"]), 2);
         assert_eq!(status(&["tracker", "--prot=1"]), 2);
         assert_eq!(status(&["client", "stray"]), 2);
+        assert_eq!(status(&["completions", "csh"]), 2);
     }
 }

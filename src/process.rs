@@ -20,11 +20,45 @@ pub struct Command {
     pub name: &'static str,
     /// What it is, in one line.
     pub about: &'static str,
+    /// What it does, for its man page; paragraphs are parted by an empty line.
+    pub description: &'static str,
     /// Its options.
     pub options: &'static [Opt],
+    /// The files that it reads or makes, by groups: a path, with options in capitals, and what is
+    /// in it.
+    pub files: &'static [&'static [(&'static str, &'static str)]],
+    /// Command lines, each with what it is for.
+    pub examples: &'static [(&'static str, &'static str)],
     /// Runs it until a signal ends it.
     pub run: fn(Values) -> Result<(), Failure>,
 }
+
+#[cfg(test)]
+impl Command {
+    /// A command without anything, for tests to add to.
+    pub const EMPTY: Command = Command {
+        name: "empty",
+        about: "Nothing.",
+        description: "",
+        options: &[],
+        files: &[],
+        examples: &[],
+        run: |_| Ok(()),
+    };
+}
+
+/// The signals whose second coming ends the process at once, with this added to their number.
+const SIGNAL_STATUS: i32 = 128;
+
+/// Every exit status of the program and what it means.
+pub const EXIT_STATUSES: &[(i32, &str)] = &[
+    (0, "Stopped in order after a signal, or printed what was asked for."),
+    (1, "Broke while it started or ran. The last line on standard error says why."),
+    (2, "Cannot start as it is told to. The line on standard error names the option."),
+    (thread::PANIC_STATUS, "A thread that the others need has panicked: a fault of the program."),
+    (SIGNAL_STATUS + SIGINT, "Ended at once by a second signal, SIGINT."),
+    (SIGNAL_STATUS + SIGTERM, "Ended at once by a second signal, SIGTERM."),
+];
 
 /// Why a command ended.
 #[derive(Debug)]
@@ -92,7 +126,7 @@ impl Process {
         let listener = thread::spawn("signals", Role::Core, move || {
             for signal in signals.forever() {
                 if on_signal.is_stopped() {
-                    std::process::exit(128 + signal);
+                    std::process::exit(SIGNAL_STATUS + signal);
                 }
                 ::log::info!("signal {signal}: stopping; a second one ends at once");
                 manager.stopping();

@@ -34,6 +34,29 @@ pub const OPTIONS: &[Opt] = &[
     Opt::new("LOG", "FILTER", "info", "What is logged: a level, or module=level,..."),
 ];
 
+/// What the command does, for its man page.
+pub const DESCRIPTION: &str = "\
+Runs once in a network. It tells the hosts of each other, as a BitTorrent tracker over HTTP and \
+UDP, and runs an etcd beside it that holds the `.torrent` of every blob. etcd is started again \
+when it ends, and stopped with the tracker.
+
+Hosts that cannot reach it fetch from the upstream.
+
+Health and metrics are served over HTTP at the address `ADMIN`: `/healthz`, `/readyz`, which says \
+whether etcd answers, and `/metrics`.";
+
+/// Its files.
+pub const FILES: &[&[(&str, &str)]] = &[&[
+    ("STORAGE/etcd", "The data of etcd, which alone writes there."),
+    ("/etc/default/torrent-cache-tracker", "The options as variables, for the systemd unit."),
+]];
+
+/// Command lines for its man page.
+pub const EXAMPLES: &[(&str, &str)] = &[
+    ("torrent-cache tracker --storage /var/lib/tracker", "A tracker with an etcd of its own:"),
+    ("torrent-cache tracker --no-etcd", "A tracker for a network that has an etcd already:"),
+];
+
 /// What the options say.
 struct Settings {
     address: SocketAddr,

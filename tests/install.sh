@@ -8,6 +8,7 @@
 set -euo pipefail
 
 packages=("$@")
+python_tools=no
 if ((${#packages[@]} == 0)); then
   packages=(etcd-server etcd-client docker-registry skopeo curl python3 gcc libc6-dev)
   # The programs that pull, for tests/clients.rs.
@@ -17,8 +18,21 @@ if ((${#packages[@]} == 0)); then
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
   # What the program is packaged for, for tests/packaging.
-  packages+=(systemd)
+  packages+=(systemd systemd-container dbus openssl dpkg-dev lintian groff mandoc bash zsh fish)
+  packages+=(python3-venv)
+  python_tools=yes
 fi
+
+# The schema of Kubernetes and its checker, from PyPI, in a folder of their own.
+install_python_tools() {
+  local folder
+  folder=$(dirname "$0")/../target/kubernetes-validate
+  if [[ $python_tools == no ]] || "$folder/bin/kubernetes-validate" --version >/dev/null 2>&1; then
+    return
+  fi
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check kubernetes-validate==1.37.0
+}
 
 missing=()
 for package in "${packages[@]}"; do
@@ -27,6 +41,7 @@ for package in "${packages[@]}"; do
 done
 if ((${#missing[@]} == 0)); then
   echo "installed already: ${packages[*]}"
+  install_python_tools
   exit 0
 fi
 
@@ -47,3 +62,4 @@ fi
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -y -qq --no-install-recommends "${missing[@]}"
+install_python_tools

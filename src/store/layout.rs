@@ -1,16 +1,9 @@
 //! The names of the store's files: the only place that makes a path, and the only one that reads
 //! one.
 //!
-//! ```text
-//! <root>/lock                                   held while a process uses the store
-//! <root>/blobs/<stem>                           a whole blob
-//! <root>/torrents/<stem>.<info-hash>.torrent    its metainfo
-//! <root>/partial/<stem>                         a blob on its way
-//! <root>/partial/<stem>.torrent                 its metainfo, being written
-//! ```
-//!
-//! `<stem>` is [`BlobName::file_stem`]. The info-hash stands in a file name so that a start reads
-//! two directories and no metainfo. A file with any other name is not ours: nobody touches it.
+//! [`FILES`] lists them. `BLOB` is [`BlobName::file_stem`]. The info-hash stands in a file name so
+//! that a start reads two directories and no metainfo. A file with any other name is not ours:
+//! nobody touches it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
@@ -20,6 +13,17 @@ use std::path::{Path, PathBuf};
 
 use crate::base::hash::Sha1Hash;
 use crate::proto::blob::BlobName;
+
+/// Every file of a store, for its users: a path with the option `STORAGE`, and what is in it.
+pub const FILES: &[(&str, &str)] = &[
+    ("STORAGE/lock", "Held while a client uses the store."),
+    ("STORAGE/blobs/BLOB", "A whole blob; BLOB is its digest, such as `sha256-9f86d0...`."),
+    ("STORAGE/torrents/BLOB.INFOHASH.torrent", "The metainfo of a whole blob."),
+    ("STORAGE/partial/BLOB", "A blob on its way; dropped by the next start."),
+    ("STORAGE/partial/BLOB.torrent", "The metainfo of a blob that is nearly there."),
+    ("STORAGE/files/FOLDER/HASH", "A small answer of an upstream, by the hash of its URL."),
+    ("STORAGE/files/new/NUMBER", "One that is being written; dropped by the next start."),
+];
 
 /// Makes the paths of one store.
 #[derive(Clone, Debug)]

@@ -45,6 +45,7 @@ pub use self::blob::Blob;
 pub use self::error::StoreError;
 pub use self::feed::{Feed, FeedState, ReaderTicket, Wait};
 pub use self::files::{FileMeta, FileWriter, StoredFile};
+pub use self::layout::FILES;
 pub use self::partial::Partial;
 pub use self::quota::{Max, MaxError};
 

@@ -1,8 +1,13 @@
-//! What makes the program a guest of a system: its service units and what they ask of it.
+//! What makes the program a guest of a system: its service units and what they ask of it, its
+//! manual pages and completions, its packages.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deb;
+mod files;
+mod kubernetes;
+mod manual;
 mod readiness;
 mod units;
 

@@ -7,6 +7,7 @@ use crate::source::{Kind, Path, Source, is_mark, word};
 const FLOORS: &[(&str, u8)] = &[
     ("client", 7),
     ("tracker_cmd", 7),
+    ("manual", 7),
     ("process", 6),
     ("http", 6),
     ("tracker", 6),
