@@ -87,7 +87,7 @@ pub const OPTIONS: &[Opt] = &[
         "/etc/torrent-proxy/ssl/key.pem",
         "Private key in PEM; made on the first start if absent.",
     ),
-    Opt::new("STORAGE", "DIR", "/storage", "Where blobs are kept."),
+    Opt::new("STORAGE", "DIR", "/storage", "Where blobs and files are kept."),
     Opt::new(
         "STORAGE_MAX",
         "BYTES",
@@ -96,9 +96,9 @@ pub const OPTIONS: &[Opt] = &[
     ),
     Opt::new(
         "OFFLINE",
-        "granted|allow",
+        "granted|allow|deny",
         "granted",
-        "When the upstream cannot be asked: serve what was granted before, or everything.",
+        "When the upstream cannot be asked: serve what was granted before, everything, or nothing.",
     ),
     Opt::new(
         "PROXY_ALLOW",

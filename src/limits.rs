@@ -243,6 +243,24 @@ pub const FILES_MAX: usize = 256 << 10;
 pub const FILES_BYTES_MAX: u64 = 8 << 30;
 /// Files may take this part of `STORAGE_MAX`, and one file this part of what all may take.
 pub const FILES_SHARE: u64 = 4;
+/// An object up to this long is taken into memory and checked before its first byte leaves; a
+/// longer one is served while it comes.
+pub const FILE_WHOLE_LEN_MAX: usize = 1 << 20;
+/// A file that may change is taken into memory up to this length: the summary of a large repository
+/// has 10 MB. A longer one is relayed, and not kept.
+pub const FILE_CHANGING_LEN_MAX: usize = 32 << 20;
+/// Attempts at a file whose upstream fails in a way that may pass.
+pub const FILE_ATTEMPTS_MAX: u32 = 3;
+/// The pause before the second of them; each is twice as long as the one before.
+pub const FILE_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a request waits for another one of the same URL before it asks by itself.
+pub const FILE_FLIGHT_PATIENCE: Duration = Duration::from_secs(60);
+/// URLs that are waited for at once; when full, each request asks by itself.
+pub const FILE_FLIGHTS_MAX: usize = 4096;
+/// How long an upstream that did not answer is not asked about what there is a copy of.
+pub const FILE_OUTAGE: Duration = Duration::from_secs(5);
+/// Upstreams of which that is remembered; when full, it is not of the next.
+pub const FILE_OUTAGES_MAX: usize = 256;
 /// What is noted of a file beside its body: its URL and a few header fields.
 pub const FILE_NOTES_LEN_MAX: usize = 24 << 10;
 

@@ -15,6 +15,8 @@ if ((${#packages[@]} == 0)); then
   packages+=(containerd docker.io ostree podman)
   # The static binary, the container images, and a network to run them in, for tests/image.
   packages+=(musl-tools binutils iproute2 iptables docker-compose)
+  # What serves and pulls repositories, for tests/ostree.
+  packages+=(flatpak nginx-light)
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
   # What the program is packaged for, for tests/packaging.

@@ -22,11 +22,11 @@ macro_rules! figures {
 }
 
 figures! {
-    "torrent_cache_blob_bytes_total", "Bytes of blobs received, by where they came from.": {
+    "torrent_cache_blob_bytes_total", "Bytes of blobs and files received, by source.": {
         Counter BYTES_FROM_UPSTREAM "source=\"upstream\"",
         Counter BYTES_FROM_PEERS "source=\"peer\"",
     }
-    "torrent_cache_sent_bytes_total", "Bytes of blobs sent, by who asked.": {
+    "torrent_cache_sent_bytes_total", "Bytes of blobs and files sent, by who asked.": {
         Counter BYTES_TO_CLIENTS "to=\"client\"",
         Counter BYTES_TO_PEERS "to=\"peer\"",
     }
@@ -36,6 +36,14 @@ figures! {
         Counter REQUESTS_UPSTREAM "outcome=\"upstream\"",
         Counter REQUESTS_DENIED "outcome=\"denied\"",
         Counter REQUESTS_FAILED "outcome=\"failed\"",
+    }
+    "torrent_cache_file_requests_total", "Requests for files, by how they were answered.": {
+        Counter FILES_HIT "outcome=\"hit\"",
+        Counter FILES_REVALIDATED "outcome=\"revalidated\"",
+        Counter FILES_UPSTREAM "outcome=\"upstream\"",
+        Counter FILES_STALE "outcome=\"stale\"",
+        Counter FILES_DENIED "outcome=\"denied\"",
+        Counter FILES_FAILED "outcome=\"failed\"",
     }
     "torrent_cache_relayed_requests_total", "Requests relayed as they are, by how they ended.": {
         Counter RELAYED_OK "outcome=\"ok\"",
@@ -58,9 +66,9 @@ figures! {
     "torrent_cache_store_errors_total", "Failed reads and writes of the store.": {
         Counter STORE_ERRORS ""
     }
-    "torrent_cache_files", "Small answers that are kept by URL.": { Gauge FILES "" }
+    "torrent_cache_files", "Files that are kept by URL.": { Gauge FILES "" }
     "torrent_cache_files_bytes", "Their bytes on disk.": { Gauge FILES_BYTES "" }
-    "torrent_cache_files_dropped_total", "Small answers that were dropped, by reason.": {
+    "torrent_cache_files_dropped_total", "Files that were dropped, by reason.": {
         Counter FILES_EVICTED "reason=\"room\"",
         Counter FILES_DAMAGED "reason=\"damaged\"",
     }

@@ -11,7 +11,7 @@ use crate::proto::http1::Url;
 use crate::proto::ostree;
 use crate::upstream::{Origin, UpstreamError};
 
-/// What to do with a request for a blob that we have when the upstream cannot be asked.
+/// What to do with a request for something that we have when the upstream cannot be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offline {
     /// Serve what the same credential, or anybody, was granted before.
@@ -19,6 +19,20 @@ pub enum Offline {
     Granted,
     /// Serve everything: for networks where everybody may read everything.
     Allow,
+    /// Serve nothing.
+    Deny,
+}
+
+impl Offline {
+    /// Whether a request is served that the upstream cannot be asked about; `known`: it was granted
+    /// before.
+    pub(super) fn serves(self, known: bool) -> bool {
+        match self {
+            Offline::Granted => known,
+            Offline::Allow => true,
+            Offline::Deny => false,
+        }
+    }
 }
 
 impl FromStr for Offline {
@@ -28,6 +42,7 @@ impl FromStr for Offline {
         match text {
             "granted" => Ok(Offline::Granted),
             "allow" => Ok(Offline::Allow),
+            "deny" => Ok(Offline::Deny),
             _ => Err(UnknownOffline),
         }
     }
@@ -39,7 +54,7 @@ pub struct UnknownOffline;
 
 impl fmt::Display for UnknownOffline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("neither granted nor allow")
+        f.write_str("neither granted nor allow nor deny")
     }
 }
 
@@ -78,7 +93,9 @@ impl Fetcher {
         if standing == Standing::Granted {
             return Ok(());
         }
-        match self.ask(&request.origin) {
+        let away = standing == Standing::GrantedBefore && self.outages.is_away(&request.origin.url);
+        let answer = if away { Err(UpstreamError::TimedOut) } else { self.ask(&request.origin) };
+        match answer {
             Ok(()) => {
                 self.granted(request);
                 Ok(())
@@ -89,8 +106,9 @@ impl Fetcher {
                 Err(FetchError::Upstream(UpstreamError::Status(answer)))
             }
             Err(error) => {
+                self.outages.note(&request.origin.url, &error);
                 let known = standing == Standing::GrantedBefore;
-                if known || self.offline == Offline::Allow {
+                if self.offline.serves(known) {
                     crate::log_limited!(warn, "served without asking the upstream: {error}");
                     return Ok(());
                 }
@@ -137,7 +155,7 @@ impl Fetcher {
 }
 
 /// A no, as against a failure to answer.
-fn is_refusal(status: u16) -> bool {
+pub(super) fn is_refusal(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
 }
 
@@ -149,7 +167,8 @@ mod tests {
     fn a_word_that_is_no_policy_is_refused() {
         assert_eq!("allow".parse(), Ok(Offline::Allow));
         assert_eq!("granted".parse(), Ok(Offline::Granted));
-        assert_eq!("deny".parse::<Offline>(), Err(UnknownOffline));
+        assert_eq!("deny".parse(), Ok(Offline::Deny));
+        assert_eq!("maybe".parse::<Offline>(), Err(UnknownOffline));
     }
 
     #[test]

@@ -95,6 +95,12 @@ impl Grants {
         if !self.holdings.times.contains_key(&(scope.clone(), *name)) {
             return Standing::Unknown;
         }
+        self.access(now, scope, credential)
+    }
+
+    /// Whether `credential` may read `scope`.
+    #[must_use]
+    pub fn access(&self, now: Time, scope: &Scope, credential: Credential) -> Standing {
         // What anybody may read needs no credential.
         let own = self.access.times.get(&(scope.clone(), credential));
         let public = self.access.times.get(&(scope.clone(), Credential(None)));

@@ -14,6 +14,7 @@ pub mod plan;
 
 mod access;
 mod delta;
+mod files;
 mod fill;
 mod follow;
 mod job;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::access::Offline;
 pub use self::delta::DeltaRequest;
+pub use self::files::{FileKind, FileOutcome, FileReader, FileRequest, Listing};
 pub use self::open::{BlobRequest, DeltaFile, FetchError};
 pub use self::reader::{Chunk, ReadError, Reader};
 
@@ -48,6 +50,7 @@ use crate::store::{Blob, SeedEntry, Store};
 use crate::upstream::Upstream;
 
 use self::delta::Deltas;
+use self::files::{Flights, Outages};
 use self::grants::Grants;
 use self::job::Job;
 
@@ -70,6 +73,8 @@ pub struct Fetcher {
     jobs: Ranked<HashMap<BlobName, Arc<Job>>>,
     grants: Ranked<Grants>,
     deltas: Ranked<Deltas>,
+    flights: Flights,
+    outages: Outages,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
@@ -119,6 +124,8 @@ impl Fetcher {
             jobs: Ranked::new(Rank::Jobs, HashMap::new()),
             grants: Ranked::new(Rank::Grants, Grants::default()),
             deltas: Ranked::new(Rank::Leaf, Deltas::default()),
+            flights: Flights::new(),
+            outages: Outages::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),

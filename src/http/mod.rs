@@ -13,6 +13,7 @@ pub mod status;
 
 mod blob;
 mod delta;
+mod file;
 mod relay;
 mod tunnel;
 
@@ -61,6 +62,9 @@ impl Handler for Front {
         match route::route(exchange.head(), &self.registries, &self.alias) {
             Route::Blob { name, url } => blob::serve(self, exchange, name, url),
             Route::Delta { id, index, url } => delta::serve(self, exchange, id, index, url),
+            Route::File { url, repository, kind } => {
+                file::serve(self, exchange, url, repository, kind)
+            }
             Route::Relay { url } => relay::serve(self, exchange, url),
             Route::Tunnel { host, port } => tunnel::serve(self, exchange, &host, port),
             Route::Refuse { status, message } => refuse(exchange, status, "UNSUPPORTED", message),
@@ -105,7 +109,7 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
         UpstreamError::Status(answer) => {
             let denied = matches!(answer.status, 401 | 403);
             if denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
-            pass_on(exchange, answer)
+            pass_on(exchange, answer.status, answer)
         }
         UpstreamError::Forbidden => {
             figures::REQUESTS_DENIED.add(1);
@@ -131,12 +135,12 @@ fn unreachable_status(user_agent: Option<&str>, error: &UpstreamError) -> u16 {
     }
 }
 
-/// The upstream's answer, as it came.
-fn pass_on(exchange: &mut Exchange<'_>, answer: &Answer) -> Result<(), ExchangeError> {
+/// The upstream's answer as it came, with `status`.
+fn pass_on(exchange: &mut Exchange<'_>, status: u16, answer: &Answer) -> Result<(), ExchangeError> {
     let mut headers = answer.headers.clone();
     // The body may have been cut to our bound: its length is what we send.
     headers.remove("Content-Length");
-    exchange.respond(answer.status, &headers, &answer.body)
+    exchange.respond(status, &headers, &answer.body)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What a request asks for, by its head alone. Pure.
 
+use crate::fetch::{FileKind, Listing};
 use crate::http::registries::Registries;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{Headers, Method, RequestHead, Target, Url};
 use crate::proto::oci::{self, OciPath};
-use crate::proto::ostree::{self, DeltaId, RepoPath};
+use crate::proto::ostree::{self, DeltaId, ObjectKind, RepoPath};
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub enum Route {
         index: usize,
         /// Where the file really lives.
         url: Url,
+    },
+    /// `GET` or `HEAD` of another file of an OSTree repository.
+    File {
+        /// Where it lives.
+        url: Url,
+        /// The URL of its repository.
+        repository: String,
+        /// What its path says of it.
+        kind: FileKind,
     },
     /// Anything else that has a URL: passed through.
     Relay {
@@ -64,6 +74,13 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
             };
         }
         Target::Absolute(url) => url.clone(),
+        Target::Origin(target) if target.starts_with(MIRROR) => match mirrored(target) {
+            Some(url) => return of_repository(head, url, true),
+            None => {
+                let message = "a mirror path is /ostree/HOST/PATH, with nothing to be interpreted";
+                return Route::Refuse { status: 400, message };
+            }
+        },
         Target::Origin(target) => {
             let query = target.split_once('?').map(|(_, query)| query);
             match registries.of_query(query.filter(|_| target.starts_with("/v2/"))) {
@@ -78,19 +95,68 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
         (Method::Get | Method::Head, OciPath::Blob { digest, .. }) => {
             Route::Blob { name: BlobName::Content(digest), url }
         }
-        (Method::Get, OciPath::Other) => delta(url),
+        (_, OciPath::Other) => of_repository(head, url, false),
         _ => Route::Relay { url },
     }
 }
 
-fn delta(url: Url) -> Route {
-    match ostree::parse(&url.target) {
-        Some((_, RepoPath::Superblock(id))) => Route::Delta { id, index: 0, url },
-        Some((_, RepoPath::Part(id, number))) => {
+/// Where the repositories of other hosts are found over https.
+const MIRROR: &str = "/ostree/";
+
+/// The URL of a mirror path. What a server might read in two ways is refused, as is a user's name.
+fn mirrored(target: &str) -> Option<Url> {
+    let url = Url::parse(&format!("https://{}", target.strip_prefix(MIRROR)?)).ok()?;
+    ostree::is_plain(url.path()).then_some(url)
+}
+
+/// Routes what is no blob of a registry: a file of an OSTree repository, or anything. Names such as
+/// `config` are many programs': they are those of a repository on the `mirror` path, or if it is
+/// libostree or flatpak that asks.
+fn of_repository(head: &RequestHead, url: Url, mirror: bool) -> Route {
+    if !matches!(head.method, Method::Get | Method::Head) || url.query().is_some() {
+        return Route::Relay { url };
+    }
+    let (repository, kind) = match ostree::parse(url.path()) {
+        Some((_, path @ (RepoPath::Superblock(_) | RepoPath::Part(..)))) => {
+            return of_delta(head, url, path);
+        }
+        Some((repository, RepoPath::Index(_))) => (repository, FileKind::Changing(Listing::Index)),
+        Some((repository, RepoPath::Object(checksum, kind))) => match kind {
+            ObjectKind::Commit | ObjectKind::DirTree | ObjectKind::DirMeta => {
+                (repository, FileKind::Named(checksum))
+            }
+            ObjectKind::FileZ => (repository, FileKind::Packed),
+            ObjectKind::CommitMeta => (repository, FileKind::Changing(Listing::None)),
+        },
+        None => {
+            let known = mirror || is_ostree(&head.headers);
+            let Some(repository) = ostree::named_file(url.path()).filter(|_| known) else {
+                return Route::Relay { url };
+            };
+            let is_summary = url.path().ends_with("/summary");
+            let listing = if is_summary { Listing::Summary } else { Listing::None };
+            (repository, FileKind::Changing(listing))
+        }
+    };
+    let repository = Url { target: format!("{repository}/"), ..url.clone() }.to_string();
+    Route::File { url, repository, kind }
+}
+
+fn of_delta(head: &RequestHead, url: Url, path: RepoPath) -> Route {
+    match path {
+        RepoPath::Superblock(id) if head.method == Method::Get => {
+            Route::Delta { id, index: 0, url }
+        }
+        RepoPath::Part(id, number) if head.method == Method::Get => {
             Route::Delta { id, index: number as usize + 1, url }
         }
         _ => Route::Relay { url },
     }
+}
+
+fn is_ostree(headers: &Headers) -> bool {
+    let agent = headers.text("user-agent").unwrap_or_default().to_ascii_lowercase();
+    agent.contains("ostree") || agent.contains("flatpak")
 }
 
 fn has_passed(headers: &Headers, alias: &str) -> bool {
@@ -165,6 +231,77 @@ mod tests {
         let text = "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n";
         let (head, _) = RequestHead::decode(text.as_bytes()).unwrap().unwrap();
         assert_eq!(route(&head, &registries(), ALIAS), tunnel);
+    }
+
+    fn file(url: &str, repository: &str, kind: FileKind) -> Route {
+        let url = Url::parse(url).unwrap();
+        Route::File { url, repository: repository.to_owned(), kind }
+    }
+
+    #[test]
+    fn files_of_repositories_are_known_by_their_paths() {
+        let name = "ab".repeat(32);
+        let path = |ending: &str| format!("objects/{}/{}.{ending}", &name[..2], &name[2..]);
+        let named = FileKind::Named(ostree::Checksum([0xab; 32]));
+        let other = FileKind::Changing(Listing::None);
+        for (ending, kind) in [
+            ("commit", named),
+            ("dirtree", named),
+            ("dirmeta", named),
+            ("filez", FileKind::Packed),
+            ("commitmeta", other),
+        ] {
+            let url = format!("http://a.example/r/{}", path(ending));
+            let wanted = file(&url, "http://a.example/r/", kind);
+            assert_eq!(routed(&format!("GET {url}"), ""), wanted);
+            assert_eq!(routed(&format!("POST {url}"), ""), relay(&url));
+            assert_eq!(routed(&format!("GET {url}?a=b"), ""), relay(&format!("{url}?a=b")));
+            let wanted = file(&url.replace("http:", "https:"), "https://a.example/r/", kind);
+            assert_eq!(routed(&format!("HEAD /ostree/a.example/r/{}", path(ending)), ""), wanted);
+        }
+        let index = format!("http://a.example/delta-indexes/{}/{}.index", "ab", "c".repeat(41));
+        let wanted = file(&index, "http://a.example/", FileKind::Changing(Listing::Index));
+        assert_eq!(routed(&format!("GET {index}"), ""), wanted);
+    }
+
+    #[test]
+    fn names_that_are_not_ostrees_alone_are_so_for_it_or_on_the_mirror() {
+        let url = "http://a.example/r/summary";
+        let summary = |url: &str| {
+            let repository = format!("{}/", url.strip_suffix("/summary").unwrap());
+            file(url, &repository, FileKind::Changing(Listing::Summary))
+        };
+        assert_eq!(routed(&format!("GET {url}"), "User-Agent: curl/7\r\n"), relay(url));
+        for agent in ["libostree/2022.7", "Flatpak 1.14.10"] {
+            let agent = format!("User-Agent: {agent}\r\n");
+            assert_eq!(routed(&format!("GET {url}"), &agent), summary(url));
+        }
+        let mirrored = routed("GET /ostree/a.example:8443/r/summary", "");
+        assert_eq!(mirrored, summary("https://a.example:8443/r/summary"));
+        for rest in ["config", "summary.sig", "refs/heads/a", "summaries/ab.gz"] {
+            let kind = FileKind::Changing(Listing::None);
+            let wanted = file(&format!("https://a.example/r/{rest}"), "https://a.example/r/", kind);
+            assert_eq!(routed(&format!("GET /ostree/a.example/r/{rest}"), ""), wanted);
+        }
+        assert_eq!(routed("GET /ostree/a.example/r/x", ""), relay("https://a.example/r/x"));
+    }
+
+    #[test]
+    fn a_mirror_path_has_one_reading() {
+        for path in [
+            "",
+            "a.example",
+            "/r/config",
+            "user@a.example/r/config",
+            "a.example/r/../config",
+            "a.example/./config",
+            "a.example//config",
+            "a.example/r%2fconfig",
+            "a.example:0/config",
+        ] {
+            let route = routed(&format!("GET /ostree/{path}"), "");
+            assert!(matches!(route, Route::Refuse { status: 400, .. }), "{path}: {route:?}");
+        }
     }
 
     #[test]

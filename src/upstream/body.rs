@@ -43,6 +43,8 @@ pub struct Body {
     pub offset: u64,
     /// The length of the whole blob, if the upstream says it.
     pub total: Option<u64>,
+    /// Its end shows: it is framed by its length or in chunks. Otherwise it may have been cut.
+    pub framed: bool,
     /// All its headers but those that concern one connection.
     pub headers: Headers,
     reader: BodyReader<'static>,
@@ -81,10 +83,11 @@ impl Body {
             },
             _ => (0, declared, declared),
         };
+        let delimited = declared.is_some();
+        let framed = delimited || headers.contains_token("Transfer-Encoding", "chunked");
         headers.strip_hop_by_hop();
         let reader = response.into_body().into_reader();
-        let mut body =
-            Body { status, offset, total, headers, reader, left, delimited: declared.is_some() };
+        let mut body = Body { status, offset, total, framed, headers, reader, left, delimited };
         body.end_if_done();
         Ok(body)
     }

@@ -1,6 +1,7 @@
 //! Floor 3: the origins, and how they are asked.
 //!
-//! [`Upstream::blob`] streams a blob or a part of it, redirects followed; [`Upstream::relay`]
+//! [`Upstream::blob`] streams a blob or a part of it, redirects followed; [`Upstream::file`] asks
+//! whether a copy of a file is still right; [`Upstream::relay`]
 //! passes any other request on as it is; [`Upstream::connect`] opens what a `CONNECT` asks for.
 //! What a body means and where it goes is not decided here.
 //!
@@ -10,6 +11,7 @@
 
 mod body;
 mod error;
+mod file;
 mod guard;
 mod redirect;
 
@@ -31,6 +33,7 @@ use crate::proto::http1::{BodyLen, Headers, Method, Url};
 
 pub use body::{Body, RelayedBody};
 pub use error::UpstreamError;
+pub use file::FileAnswer;
 pub use guard::{HostRule, HostRuleError};
 
 use guard::Guard;

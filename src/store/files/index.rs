@@ -45,6 +45,8 @@ pub struct Bounds {
 struct Entry {
     len: u64,
     used: u64,
+    /// It was found right, or written, by this process.
+    checked: bool,
 }
 
 /// See the module.
@@ -67,18 +69,26 @@ impl FileIndex {
         self.entries.len()
     }
 
-    /// Whether the file is there; now it is the one used last.
-    pub fn find(&mut self, key: &FileKey) -> bool {
+    /// Whether the file, if it is there, was found right before; now it is the one used last.
+    pub fn find(&mut self, key: &FileKey) -> Option<bool> {
         self.uses += 1;
-        let uses = self.uses;
-        self.entries.get_mut(key).map(|entry| entry.used = uses).is_some()
+        let entry = self.entries.get_mut(key)?;
+        entry.used = self.uses;
+        Some(entry.checked)
+    }
+
+    /// Notes that the file was found right.
+    pub fn check(&mut self, key: &FileKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.checked = true;
+        }
     }
 
     /// Adds a file of `len` bytes on disk as the one used last, in place of one of that name.
-    pub fn insert(&mut self, key: FileKey, len: u64) {
+    pub fn insert(&mut self, key: FileKey, len: u64, checked: bool) {
         self.remove(&key);
         self.uses += 1;
-        self.entries.insert(key, Entry { len, used: self.uses });
+        self.entries.insert(key, Entry { len, used: self.uses, checked });
         self.bytes += len;
         figures::FILES.add(1);
         figures::FILES_BYTES.add(len.cast_signed());
@@ -143,10 +153,15 @@ mod tests {
         let mut index = FileIndex::default();
         let key = |number: u64| FileKey::of(&number.to_string());
         for number in 0..32 {
-            index.insert(key(number), 10);
+            index.insert(key(number), 10, true);
         }
-        index.insert(key(0), 20);
-        assert!(index.find(&key(1)) && !index.find(&key(99)));
+        index.insert(key(0), 20, false);
+        assert_eq!(
+            [1, 0, 99].map(|number| index.find(&key(number))),
+            [Some(true), Some(false), None]
+        );
+        index.check(&key(0));
+        assert_eq!([1, 0].map(|number| index.find(&key(number))), [Some(true), Some(true)]);
         assert_eq!((index.count(), index.bytes()), (32, 330));
         assert_eq!(index.shrink(Bounds { count: 32, bytes: 330 }), []);
         // Sixteen are allowed, fifteen stay: the two used last and the youngest others.
@@ -155,6 +170,6 @@ mod tests {
         assert_eq!((index.count(), index.bytes()), (15, 160));
         let gone = index.shrink(Bounds { count: 16, bytes: 64 });
         assert_eq!((gone.len(), index.bytes()), (10, 60));
-        assert!(index.find(&key(0)) && index.find(&key(1)));
+        assert!(index.find(&key(0)).is_some() && index.find(&key(1)).is_some());
     }
 }

@@ -67,7 +67,7 @@ impl Files {
         found.sort_unstable();
         let mut index = FileIndex::default();
         for (_, key, len) in found {
-            index.insert(key, len);
+            index.insert(key, len, false);
         }
         Ok(Files { root, index: Ranked::new(Rank::Index, index), next: AtomicU64::new(0) })
     }
@@ -102,16 +102,15 @@ impl Files {
 }
 
 impl Store {
-    /// The stored answer to `url`, with its body not read yet; now it is the one used last.
+    /// The stored answer to `url`; now it is the one used last. One that was kept by an earlier
+    /// process, or that is small, has been found right.
     #[must_use]
     pub fn file(self: &Arc<Store>, url: &str) -> Option<StoredFile> {
         let key = FileKey::of(url);
-        if !self.files.index.lock().find(&key) {
-            return None;
-        }
+        let is_checked = self.files.index.lock().find(&key)?;
         let path = self.files.path(&key);
         match StoredFile::open(Arc::clone(self), key, &path) {
-            Ok(Some(file)) if file.head.meta.url == url => Some(file),
+            Ok(Some(file)) if file.head.meta.url == url => file.checked(is_checked),
             Ok(_) => {
                 self.damaged(&key, &path);
                 None
@@ -184,7 +183,7 @@ impl Store {
         let key = FileKey::of(&meta.url);
         let renamed = self.backend().rename(from, &self.files.path(&key));
         renamed.map_err(|error| StoreError::io("rename", from, error))?;
-        self.files.index.lock().insert(key, len);
+        self.files.index.lock().insert(key, len, true);
         Ok(())
     }
 
@@ -222,7 +221,7 @@ pub struct StoredFile {
     left: u64,
     /// What was read of the body with the head, and later each part.
     part: Vec<u8>,
-    /// `part` has been given out.
+    /// The first part has been given out.
     taken: bool,
 }
 
@@ -254,6 +253,30 @@ impl StoredFile {
         Ok(Some(StoredFile { store, key, head, notes, file, hasher, left, part, taken: false }))
     }
 
+    /// Finds out whether it is right while nobody has seen any of it. A long one costs a second
+    /// reading: once, since what this process wrote or read is right unless the disk fails now.
+    fn checked(self, is_checked: bool) -> Option<StoredFile> {
+        if self.head.body_len > limits::COPY_LEN as u64 && !is_checked {
+            let path = self.store.files.path(&self.key);
+            let again = StoredFile::open(Arc::clone(&self.store), self.key, &path).ok()??;
+            again.filled()?.read_through().ok()?;
+            self.store.files.index.lock().check(&self.key);
+        }
+        self.filled()
+    }
+
+    /// With its first part; `None`: it is damaged.
+    fn filled(mut self) -> Option<StoredFile> {
+        self.fill().ok()?;
+        Some(self)
+    }
+
+    /// Reads to the end.
+    fn read_through(mut self) -> Result<(), StoreError> {
+        while !self.next_part()?.is_empty() {}
+        Ok(())
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn meta(&self) -> &FileMeta {
@@ -267,16 +290,16 @@ impl StoredFile {
     }
 
     /// The next part of the body; an empty one is the end. The last is given only if the whole is
-    /// right, so a body of up to [`limits::COPY_LEN`] comes right or not at all.
+    /// right.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], or what the file system says: then the file is dropped.
     pub fn next_part(&mut self) -> Result<&[u8], StoreError> {
-        if self.taken {
+        // The first part was read to be checked.
+        if std::mem::replace(&mut self.taken, true) {
             self.part.clear();
+            self.fill()?;
         }
-        self.fill()?;
-        self.taken = true;
         Ok(&self.part)
     }
 
