@@ -1,5 +1,5 @@
-//! Options: one table makes the parser, the environment variables, the help text and the README's
-//! table.
+//! Options: one table makes the parser, the environment variables, the help text, the man pages,
+//! the completions and the table of `docs/reference.md`.
 //!
 //! Every option `NAME` is the flag `--name` (underscores become dashes) and the variable `NAME`. A
 //! flag wins over the variable, the variable over the default. An empty value is "not given".

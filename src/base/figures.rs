@@ -1,4 +1,5 @@
-//! Every metric of the program, in one table. The README's table is held against it by a test.
+//! Every metric of the program, in one table. That of `docs/reference.md` is held against it by a
+//! test.
 
 use crate::base::metrics::{Counter, Gauge, Metric, Series};
 

@@ -87,7 +87,7 @@ pub enum Series {
 pub struct Metric {
     /// Full name with the `torrent_cache_` prefix and the unit.
     pub name: &'static str,
-    /// One sentence for `# HELP` and the table of the README.
+    /// One sentence for `# HELP` and the table of `docs/reference.md`.
     pub help: &'static str,
     /// Its series; all of one kind.
     pub series: &'static [Series],

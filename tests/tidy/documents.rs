@@ -1,7 +1,7 @@
 //! The rules about everything that is not code.
 
 use torrent_cache::base::args::Opt;
-use torrent_cache::base::metrics::Metric;
+use torrent_cache::base::metrics::{Metric, Series};
 
 use crate::Finding;
 
@@ -44,29 +44,116 @@ fn notes(manifest: &str, paths: &[String]) -> Vec<Finding> {
     findings
 }
 
-/// Each metric has a row in the README with its name and its meaning.
-fn metrics(readme: &str, metrics: &[Metric]) -> Vec<Finding> {
-    let rows = |metric: &&Metric| {
-        let (start, end) = (format!("| `{}` |", metric.name), format!("| {} |", metric.help));
-        !readme.lines().any(|line| line.starts_with(&start) && line.ends_with(&end))
-    };
-    let missing = metrics.iter().filter(rows);
-    missing.map(|metric| Finding::new("README.md", 1, format!("no row: {}", metric.name))).collect()
-}
+/// Where the tables are that are held against the program.
+const REFERENCE: &str = "docs/reference.md";
 
-/// The section of the README under `heading` has exactly the rows that follow from `options`.
-fn options(readme: &str, heading: &str, options: &[Opt]) -> Vec<Finding> {
-    let section = readme.split("\n#").find(|section| {
+/// Where lines of the log are quoted.
+const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+
+/// What stands in `page` between `heading` and the next one.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let found = page.split("\n#").find(|section| {
         section.trim_start_matches('#').trim_start().starts_with(&format!("{heading}\n"))
     });
-    let rows: Vec<_> =
-        section.unwrap_or_default().lines().filter(|l| l.starts_with("| `")).collect();
-    let wanted: Vec<_> = options.iter().map(row).collect();
+    found.unwrap_or_default()
+}
+
+/// The section of the reference under `heading` has exactly the rows `wanted`.
+fn rows(reference: &str, heading: &str, wanted: &[String]) -> Vec<Finding> {
+    let section = section(reference, heading).lines();
+    let rows: Vec<_> = section.filter(|line| line.starts_with("| `")).collect();
     let missing = wanted.iter().filter(|row| !rows.contains(&row.as_str()));
     let stale = rows.iter().filter(|row| !wanted.iter().any(|wanted| wanted == *row));
     let missing = missing.map(|row| format!("no row under {heading}: {row}"));
-    let stale = stale.map(|row| format!("no such option under {heading}: {row}"));
-    missing.chain(stale).map(|what| Finding::new("README.md", 1, what)).collect()
+    let stale = stale.map(|row| format!("stale under {heading}: {row}"));
+    missing.chain(stale).map(|what| Finding::new(REFERENCE, 1, what)).collect()
+}
+
+/// The row of a metric: its name, its labels with all their values, its meaning.
+fn metric_row(metric: &Metric) -> String {
+    let mut labels = String::new();
+    for series in metric.series {
+        let (Series::Counter(text, _) | Series::Gauge(text, _)) = series;
+        if let Some((label, value)) = text.split_once('=') {
+            let before = if labels.is_empty() { format!("{label}:") } else { ",".to_owned() };
+            labels.push_str(&format!("{before} `{}`", value.trim_matches('"')));
+        }
+    }
+    format!("| `{}` | {labels} | {} |", metric.name, metric.help)
+}
+
+/// A row of two columns.
+fn pair_row(name: &dyn std::fmt::Display, what: &str) -> String {
+    format!("| `{name}` | {what} |")
+}
+
+/// Each line of the log that `page` quotes stands in one of `sources`: those behind a `>`, and
+/// those of the table under "Its log".
+fn quotes(page: &str, sources: &[(String, String)]) -> Vec<Finding> {
+    let quoted = page.lines().filter_map(|line| line.strip_prefix("> "));
+    let table = section(page, "Its log").lines().filter_map(|line| line.strip_prefix("| `"));
+    let table = table.filter_map(|line| line.split('`').next());
+    let all = quoted.chain(table);
+    let gone = all.filter(|quote| !sources.iter().any(|(_, text)| text.contains(quote)));
+    gone.map(|quote| Finding::new(TROUBLESHOOTING, 1, format!("nobody says: {quote}"))).collect()
+}
+
+/// Every link of a page to another place of the tree leads somewhere, and every page in `docs` is
+/// linked from the README.
+fn links(pages: &[(String, String)], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut from_readme = Vec::new();
+    for (path, text) in pages {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (index, line) in text.lines().enumerate() {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if link.contains("://") {
+                    continue;
+                }
+                let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+                let file = if file.is_empty() { path.clone() } else { resolve(folder, file) };
+                let page = pages.iter().find(|(other, _)| *other == file);
+                let found = match page {
+                    Some((_, text)) => anchor.is_empty() || anchors(text).any(|a| a == anchor),
+                    None => anchor.is_empty() && exists(&file),
+                };
+                if !found {
+                    findings.push(Finding::new(path, index + 1, format!("leads nowhere: {link}")));
+                }
+                if path == "README.md" {
+                    from_readme.push(file);
+                }
+            }
+        }
+    }
+    let docs = pages.iter().filter(|(path, _)| path.starts_with("docs/"));
+    for (path, _) in docs.filter(|(path, _)| !from_readme.contains(path)) {
+        findings.push(Finding::new(path, 1, "is not linked from the README"));
+    }
+    findings
+}
+
+/// `link` of a page in `folder`, seen from the root of the tree.
+fn resolve(folder: &str, link: &str) -> String {
+    let mut parts: Vec<_> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in link.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
+/// The anchors that headings of a page get where it is shown.
+fn anchors(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| {
+        let kept = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
 }
 
 fn row(opt: &Opt) -> String {
@@ -84,7 +171,10 @@ fn row(opt: &Opt) -> String {
 mod tree {
     //! The rules, run on the tree.
 
-    use torrent_cache::{base::figures, client, tracker_cmd};
+    use torrent_cache::COMMANDS;
+    use torrent_cache::base::figures;
+    use torrent_cache::manual::TEXTS;
+    use torrent_cache::process::EXIT_STATUSES;
 
     use super::*;
     use crate::{files, none};
@@ -102,15 +192,43 @@ mod tree {
     }
 
     #[test]
-    fn metrics_are_in_the_readme() {
-        none(&metrics(&text("README.md"), figures::ALL));
+    fn the_reference_has_every_option_metric_file_and_exit_status() {
+        let reference = text(REFERENCE);
+        let mut findings = Vec::new();
+        for command in COMMANDS {
+            let options: Vec<_> = command.options.iter().map(row).collect();
+            let name = format!("torrent-cache {}", command.name);
+            findings.extend(rows(&reference, &name, &options));
+            let files = command.files.iter().copied().flatten();
+            let files: Vec<_> = files.map(|(path, what)| pair_row(path, what)).collect();
+            findings.extend(rows(&reference, &format!("Files of {name}"), &files));
+        }
+        let metrics: Vec<_> = figures::ALL.iter().map(metric_row).collect();
+        findings.extend(rows(&reference, "Metrics", &metrics));
+        let statuses = EXIT_STATUSES.iter();
+        let statuses: Vec<_> = statuses.map(|(status, what)| pair_row(status, what)).collect();
+        findings.extend(rows(&reference, "Exit statuses", &statuses));
+        let texts = TEXTS.iter().map(|text| {
+            let usage = text.usage().replace('|', "\\|");
+            let what = text.about.strip_prefix("Prints ").expect("it says what it prints");
+            let what = what[..1].to_uppercase() + &what[1..];
+            pair_row(&format!("torrent-cache {} {usage}", text.name), &what)
+        });
+        findings.extend(rows(&reference, "Commands that print", &texts.collect::<Vec<_>>()));
+        none(&findings);
     }
 
     #[test]
-    fn options_are_in_the_readme() {
-        let readme = text("README.md");
-        none(&options(&readme, "torrent-cache client", client::OPTIONS));
-        none(&options(&readme, "torrent-cache tracker", tracker_cmd::OPTIONS));
+    fn lines_that_are_quoted_are_logged() {
+        let sources = files(|path| path.starts_with("src/"));
+        none(&quotes(&text(TROUBLESHOOTING), &sources));
+    }
+
+    #[test]
+    fn links_lead_somewhere() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = files(|path| path.ends_with(".md"));
+        none(&links(&pages, |path| root.join(path).exists()));
     }
 
     #[test]
@@ -123,7 +241,7 @@ mod tree {
 mod snippets {
     //! Each rule finds what it is for.
 
-    use torrent_cache::base::metrics::Series;
+    use torrent_cache::base::metrics::Counter;
 
     use super::*;
 
@@ -137,21 +255,47 @@ mod snippets {
     }
 
     #[test]
-    fn undocumented_metrics_are_found() {
-        const METRIC: Metric = Metric { name: "x_total", help: "Xs.", series: &[] as &[Series] };
-        assert_eq!(metrics("| `x_total` | any | Xs. |", &[METRIC]), []);
-        assert_eq!(metrics("| `x_total` | any | Ys. |\n`x_total` Xs.", &[METRIC]).len(), 1);
+    fn a_row_of_a_metric_has_its_labels() {
+        static COUNTER: Counter = Counter::new();
+        let series: &[Series] =
+            &[Series::Counter("to=\"client\"", &COUNTER), Series::Counter("to=\"peer\"", &COUNTER)];
+        const PLAIN: Metric = Metric { name: "x_total", help: "Xs.", series: &[] as &[Series] };
+        assert_eq!(metric_row(&PLAIN), "| `x_total` |  | Xs. |");
+        let labelled = Metric { name: "y_total", help: "Ys.", series: Box::leak(series.into()) };
+        assert_eq!(metric_row(&labelled), "| `y_total` | to: `client`, `peer` | Ys. |");
     }
 
     #[test]
-    fn undocumented_and_stale_options_are_found() {
-        let opts = [Opt::new("A_B", "X", "1", "What."), Opt::switch("C", "Which.")];
+    fn undocumented_and_stale_rows_are_found() {
+        let opts =
+            [Opt::new("A_B", "X", "1", "What."), Opt::switch("C", "Which.")].map(|o| row(&o));
         let good = "# t\n\n### cmd\n\n| `A_B` | `--a-b X` | `1` | What. |\n\
             | `C` | `--c` |  | Which. |\n\n## end\n\n| `D` | `--d` |  | Elsewhere. |\n";
-        assert_eq!(options(good, "cmd", &opts), []);
-        assert_eq!(options(good, "other", &opts).len(), 2);
-        assert_eq!(options(&good.replace("`1`", "`2`"), "cmd", &opts).len(), 2);
-        assert_eq!(options(good, "cmd", &opts[1..]).len(), 1);
+        assert_eq!(rows(good, "cmd", &opts), []);
+        assert_eq!(rows(good, "other", &opts).len(), 2);
+        assert_eq!(rows(&good.replace("`1`", "`2`"), "cmd", &opts).len(), 2);
+        assert_eq!(rows(good, "cmd", &opts[1..]).len(), 1);
+    }
+
+    #[test]
+    fn quotes_of_nobody_are_found() {
+        let sources = [("src/x.rs".to_owned(), "warn!(\"disk {} is full\")".to_owned())];
+        let page = "> disk {} is full\n\n> disk {} is gone\n\n## Its log\n\n| `no {}` | warn |\n";
+        assert_eq!(quotes(page, &sources).len(), 2);
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_are_found() {
+        let page = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+        let pages = [
+            page("README.md", "[a](docs/a.md)\n[b](docs/b.md#two-words)\n[x](https://x.example)"),
+            page("docs/a.md", "[up](../README.md), [src](../src)\n[gone](../README.md#gone)"),
+            page("docs/b.md", "## Two, words\n[top](#two-words) [bad](c.md)"),
+            page("docs/d.md", ""),
+        ];
+        let findings = links(&pages, |path| path == "src");
+        let found: Vec<_> = findings.iter().map(|f| (f.path.as_str(), f.line)).collect();
+        assert_eq!(found, [("docs/a.md", 2), ("docs/b.md", 2), ("docs/d.md", 1)]);
     }
 
     #[test]
