@@ -67,6 +67,13 @@ impl Nginx {
     }
 }
 
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Killed, it would leave its workers behind.
+        self.process.terminate();
+    }
+}
+
 fn config_text(dir: &Path, plain: SocketAddr, tls: SocketAddr, cert: &Path, key: &Path) -> String {
     let (dir, cert, key) = (dir.display(), cert.display(), key.display());
     // Run by root, its workers would be somebody who may not enter the folder.
