@@ -39,6 +39,10 @@ pub const SUPERBLOCK_LEN_MAX: u64 = 128 << 20;
 /// The most static deltas that one index or summary may list; 100 bytes are kept of each.
 pub const DELTAS_LISTED_MAX: usize = 65_536;
 
+/// Blobs that are kept open when nobody holds them, for those who come next: opening one reads its
+/// metainfo. When full, one that was not used for long is closed.
+pub const OPEN_BLOBS_MAX: usize = 256;
+
 // Time budgets (defaults).
 
 /// How long the catalog may take to say whether it knows a blob.
@@ -91,8 +95,7 @@ pub const HTTP_WORKERS_MAX: usize = 256;
 pub const HTTP_DRAIN_LEN_MAX: u64 = 64 << 10;
 /// How long a worker without work stays.
 pub const HTTP_WORKER_IDLE: Duration = Duration::from_secs(30);
-/// One read or write of a body: plain read and write with large buffers is as fast as anything
-/// on loopback, and the same code serves TLS.
+/// One read or write of a body that passes through memory.
 pub const COPY_LEN: usize = 256 << 10;
 
 // Peers.

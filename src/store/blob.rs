@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::limits::TORRENT_LEN_MAX;
 use crate::proto::blob::BlobName;
@@ -22,18 +25,20 @@ pub struct Blob {
     path: PathBuf,
     torrent: PathBuf,
     file: Arc<File>,
+    /// When its use is to be noted on disk again, in nanoseconds of [`Time`].
+    touch_at: AtomicU64,
 }
+
+/// How often the use of a blob is noted on disk at most: the order within the last minutes is lost
+/// in a restart.
+const TOUCH_EVERY: Duration = Duration::from_secs(600);
 
 impl Blob {
     /// Opens the blob of which `seed` is known.
     pub(super) fn open(layout: &Layout, seed: SeedEntry) -> Result<Blob, StoreError> {
-        let path = layout.blob(&seed.name);
-        let file = open_file(&path)?;
-        let meta = file.metadata().map_err(|error| StoreError::io("look at", &path, error))?;
-        if meta.len() != seed.len {
-            return Err(StoreError::Damaged(path));
-        }
+        let file = open_file(&layout.blob(&seed.name))?;
         let blob = Blob::of_file(layout, seed, Arc::new(file));
+        blob.check()?;
         // The length is from the start, which reads no metainfo: a blob that was cut before, by a
         // repair of the file system or by a person, must not be served as whole.
         blob.metainfo()?;
@@ -44,7 +49,32 @@ impl Blob {
     pub(super) fn of_file(layout: &Layout, seed: SeedEntry, file: Arc<File>) -> Blob {
         let path = layout.blob(&seed.name);
         let torrent = layout.torrent(&seed.name, &seed.info_hash);
-        Blob { seed, path, torrent, file }
+        Blob { seed, path, torrent, file, touch_at: AtomicU64::new(0) }
+    }
+
+    /// Notes on disk that it is used now, for the order after a restart.
+    pub(super) fn touch(&self) {
+        let now = Time::now();
+        let due = self.touch_at.load(Ordering::Relaxed);
+        let next = (now + TOUCH_EVERY).nanos();
+        let set =
+            |at| self.touch_at.compare_exchange(due, at, Ordering::Relaxed, Ordering::Relaxed);
+        if now.nanos() >= due && set(next).is_ok() {
+            // A file system that refuses costs only the order.
+            let _ = self.file.set_modified(SystemTime::now());
+        }
+    }
+
+    /// Makes sure that the file has its length, and its name: nobody but the store is to touch it,
+    /// but a blob that was open for long may have been cut or deleted.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let meta = self.file.metadata();
+        let meta = meta.map_err(|error| StoreError::io("look at", &self.path, error))?;
+        if meta.len() == self.seed.len && meta.nlink() > 0 {
+            Ok(())
+        } else {
+            Err(StoreError::Damaged(self.path.clone()))
+        }
     }
 
     /// Its name.

@@ -26,7 +26,6 @@ use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::SystemTime;
 
 use crate::base::figures;
 use crate::base::hash::Sha1Hash;
@@ -38,7 +37,7 @@ use crate::proto::metainfo::Metainfo;
 
 use self::backend::{Backend, Disk};
 use self::files::Files;
-use self::index::{Found, Index};
+use self::index::{Found, Gone, Index};
 use self::layout::Layout;
 
 pub use self::blob::Blob;
@@ -149,17 +148,12 @@ impl Store {
     #[must_use]
     pub fn blob(&self, name: &BlobName) -> Option<Arc<Blob>> {
         let found = self.index.lock().find(name)?;
-        let (seed, born) = match found {
-            Found::Open(blob) => return Some(blob),
-            Found::Closed { seed, born } => (seed, born),
+        let opened = match found {
+            Found::Open(blob) => blob.check().map(|()| Some(blob)),
+            Found::Closed { seed, born } => self.open_blob(seed, born),
         };
-        match Blob::open(&self.layout, seed) {
-            Ok(blob) => {
-                // For the order after a restart; a file system that refuses costs only that.
-                let _ = blob.file().set_modified(SystemTime::now());
-                let blob = Arc::new(blob);
-                self.index.lock().opened(&blob, born)
-            }
+        match opened {
+            Ok(blob) => blob.inspect(|blob| blob.touch()),
             Err(error) => {
                 log_limited!(warn, "{error}");
                 if error.is_loss() {
@@ -168,6 +162,13 @@ impl Store {
                 None
             }
         }
+    }
+
+    fn open_blob(&self, seed: SeedEntry, born: u64) -> Result<Option<Arc<Blob>>, StoreError> {
+        let blob = Arc::new(Blob::open(&self.layout, seed)?);
+        let (blob, closing) = self.index.lock().opened(&blob, born);
+        drop(closing);
+        Ok(blob)
     }
 
     /// The whole blob whose metainfo has this info-hash, as [`Store::blob`].
@@ -272,9 +273,9 @@ impl Store {
     /// # Errors
     /// If the disk fails: then the blob may come back at the next start.
     pub fn remove(&self, name: &BlobName) -> Result<(), StoreError> {
-        let Some(seed) = self.index.lock().take(name) else { return Ok(()) };
-        self.tell(seed);
-        let erased = seal::erase(self.backend(), &self.layout, &seed).and_then(|()| {
+        let Some(gone) = self.index.lock().take(name) else { return Ok(()) };
+        self.tell(gone.seed);
+        let erased = seal::erase(self.backend(), &self.layout, &gone.seed).and_then(|()| {
             let dir = self.layout.blobs();
             self.backend.sync_dir(dir).map_err(|error| StoreError::io("sync", dir, error))
         });
@@ -341,8 +342,8 @@ impl Store {
     }
 
     /// Deletes what the index counted out.
-    fn evict(&self, gone: Vec<SeedEntry>) {
-        for seed in gone {
+    fn evict(&self, gone: Vec<Gone>) {
+        for Gone { seed, .. } in gone {
             self.tell(seed);
             self.erase(&seed);
             self.index.lock().release(&seed.name);

@@ -1,10 +1,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::base::hash::{Sha1, sha256};
+use crate::limits;
 use crate::proto::blob::Digest;
 use crate::proto::geometry::{Geometry, Span};
 
@@ -229,6 +230,45 @@ fn a_damaged_or_missing_file_is_not_served() {
         assert!(!store.contains(name));
     }
     put(&store, &sample(1)).unwrap();
+}
+
+#[test]
+fn a_blob_that_was_used_is_kept_open_but_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::Bytes(100));
+    let name = name_of(&sample(1));
+    drop(put(&store, &sample(1)).unwrap());
+    let first = Arc::downgrade(&store.blob(&name).unwrap());
+    assert!(first.upgrade().is_some_and(|first| Arc::ptr_eq(&first, &store.blob(&name).unwrap())));
+    // Somebody cuts the file while it is open.
+    let path = dir.path().join("blobs").join(name.file_stem());
+    File::options().write(true).open(path).unwrap().set_len(99).unwrap();
+    assert!(store.blob(&name).is_none() && !store.contains(&name));
+    // It makes room for another, though it is open.
+    drop(put(&store, &sample(1)).unwrap());
+    drop(store.blob(&name));
+    drop(put(&store, &sample(2)).unwrap());
+    assert!(!store.contains(&name));
+}
+
+#[test]
+fn no_more_blobs_are_kept_open_than_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let names: Vec<BlobName> = (0..=limits::OPEN_BLOBS_MAX)
+        .map(|number| {
+            let bytes = number.to_le_bytes();
+            drop(put(&store, &bytes).unwrap());
+            name_of(&bytes)
+        })
+        .collect();
+    let (last, kept) = names.split_last().unwrap();
+    let open: Vec<_> = kept.iter().map(|name| Arc::downgrade(&store.blob(name).unwrap())).collect();
+    assert!(open.iter().all(|blob| blob.strong_count() == 1));
+    // The first was used again: the second has to go.
+    drop(store.blob(&names[0]));
+    drop(store.blob(last));
+    assert_eq!([0, 1, 2].map(|at| open[at].strong_count()), [1, 0, 1]);
 }
 
 #[test]
