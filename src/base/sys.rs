@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -119,6 +119,21 @@ pub fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], offset: u64) -> io::
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
+/// Sends at most `len` bytes of `file` from `offset` on to `socket`, from the page cache and without
+/// moving the file's cursor, and says how many went (`sendfile(2)`); none: the file ends there.
+///
+/// # Errors
+/// The socket's or the file system's; [`io::ErrorKind::InvalidInput`] if that cannot do it.
+pub fn send_file(socket: BorrowedFd, file: &File, offset: u64, len: u64) -> io::Result<u64> {
+    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    // SAFETY: both descriptors are open and `offset` is a live `off_t` that the call reads and
+    // writes.
+    let sent =
+        unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, len) };
+    u64::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// Makes the process that `command` starts get `SIGTERM` when its parent ends, whichever way. The
 /// kernel counts the *thread* that starts it as the parent: it must live as long as the child is
 /// to.
@@ -198,31 +213,26 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })
     }
 
-    /// Waits for reports, at most `patience` (`None`: for ever), and adds their tokens to `tokens`.
+    /// Waits for a report, at most `patience`, and says its token. `None`: none came, or a signal
+    /// interrupted the wait. Of several threads that wait, one gets each report: the one that came
+    /// last.
     ///
     /// # Errors
-    /// A failure of the kernel; an interruption is an empty report.
-    pub fn wait(&self, patience: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<()> {
-        const BATCH: u8 = 64;
+    /// A failure of the kernel.
+    pub fn wait(&self, patience: Duration) -> io::Result<Option<u64>> {
         // Rounded up: a wait that ends a little early would spin until the deadline.
-        let millis = patience.map_or(-1, |patience| {
-            i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-        });
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH as usize];
-        // SAFETY: `events` is a live array of as many entries as the call is told.
-        let count = unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH.into(), millis)
-        };
-        match usize::try_from(count) {
-            Ok(count) => tokens.extend(events[..count].iter().map(|event| event.u64)),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+        let millis = i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: `event` is one live entry, as the call is told.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), &raw mut event, 1, millis) };
+        match count {
+            0 => Ok(None),
+            1.. => Ok(Some(event.u64)),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+                error => Err(error),
+            },
         }
-        Ok(())
     }
 }
 
@@ -297,15 +307,12 @@ mod tests {
         let epoll = Epoll::new().expect("a descriptor is free");
         let waker = Waker::new().expect("a descriptor is free");
         epoll.add(waker.fd(), 7).expect("a new descriptor");
-        let mut tokens = Vec::new();
-        epoll.wait(Some(Duration::ZERO), &mut tokens).expect("an open set");
-        assert!(tokens.is_empty());
+        let look = || epoll.wait(Duration::ZERO).expect("an open set");
+        assert_eq!(look(), None);
         waker.wake();
-        epoll.wait(None, &mut tokens).expect("an open set");
-        epoll.wait(Some(Duration::ZERO), &mut tokens).expect("an open set");
-        assert_eq!(tokens, [7]);
+        assert_eq!(epoll.wait(Duration::MAX).expect("an open set"), Some(7));
+        assert_eq!(look(), None);
         epoll.rearm(waker.fd(), 8).expect("it is in the set");
-        epoll.wait(None, &mut tokens).expect("an open set");
-        assert_eq!(tokens, [7, 8]);
+        assert_eq!(look(), Some(8));
     }
 }

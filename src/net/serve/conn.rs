@@ -1,7 +1,9 @@
 //! One connection: bytes in, bytes out, TLS or not.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 
 use crate::base::clock::Time;
+use crate::base::sys;
 use crate::net::serve::Slot;
 
 /// One read of a head or of TLS records.
@@ -51,7 +54,7 @@ pub(super) struct Conn {
     pub deadline: Time,
     /// Not even the first byte has come.
     pub is_new: bool,
-    /// It is in the set of the parking thread.
+    /// It is in the set that the workers wait on.
     pub is_watched: bool,
     /// A body without a length is on its way: only a reset shows that it was cut.
     pub reset_on_drop: bool,
@@ -209,6 +212,32 @@ impl Conn {
             }
         }
         Ok(())
+    }
+
+    /// Sends all of `bytes`, of a connection without TLS, and tells the kernel to wait for more: the
+    /// bytes may go out with what comes next.
+    ///
+    /// # Errors
+    /// As [`Conn::write`].
+    pub fn write_before_more(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(self.tls.is_none(), "in plain text");
+        while !bytes.is_empty() {
+            let socket = SockRef::from(&*self.socket);
+            let sent =
+                retry(|| socket.send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL))?;
+            bytes = bytes.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Sends at most `len` bytes of `file` from `offset` on, without TLS, and says how many went;
+    /// none: the file ends there.
+    ///
+    /// # Errors
+    /// As [`Conn::write`], and those of the file system.
+    pub fn send_file(&mut self, file: &File, offset: u64, len: u64) -> io::Result<u64> {
+        debug_assert!(self.tls.is_none(), "in plain text");
+        retry(|| sys::send_file(self.socket.as_fd(), file, offset, len))
     }
 
     /// Says that we send nothing more, so that the client has all of the answer before the end.

@@ -18,6 +18,9 @@ use crate::proto::http1::{
     ResponseHead, Version, encode_chunk_head, has_no_body,
 };
 
+/// Spans of files below this are copied: one write for head and body is cheaper than two calls.
+const SENDFILE_LEN_MIN: u64 = 64 << 10;
+
 /// Why an exchange did not end well.
 #[derive(Debug)]
 pub enum ExchangeError {
@@ -261,6 +264,48 @@ impl<'c> Exchange<'c> {
         if framing == Outgoing::Chunked {
             encode_chunk_head(len, self.pending);
         }
+        let sent = if self.conn.is_tls() || len < SENDFILE_LEN_MIN {
+            0
+        } else {
+            self.send_from_cache(file, offset, len)?
+        };
+        self.send_copied(file, offset + sent, len - sent)?;
+        if framing == Outgoing::Chunked {
+            self.pending.extend_from_slice(CHUNK_END);
+        }
+        Ok(())
+    }
+
+    /// Sends what is pending and then bytes of `file` without copying them, and says how many: all,
+    /// unless the file system cannot do it.
+    fn send_from_cache(
+        &mut self,
+        file: &File,
+        offset: u64,
+        len: u64,
+    ) -> Result<u64, ExchangeError> {
+        self.conn.write_before_more(self.pending).map_err(ExchangeError::Client)?;
+        self.pending.clear();
+        let mut sent = 0;
+        while sent < len {
+            match self.conn.send_file(file, offset + sent, len - sent) {
+                Ok(0) => return Err(ExchangeError::Cut("the file is shorter than it was".into())),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    return Err(ExchangeError::Cut(format!("reading the body failed: {error}")));
+                }
+                Err(error) => return Err(ExchangeError::Client(error)),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends bytes of `file` through memory: few, or to be encrypted.
+    fn send_copied(&mut self, file: &File, offset: u64, len: u64) -> Result<(), ExchangeError> {
+        if len == 0 {
+            return Ok(());
+        }
         // What is pending stands before the first bytes of the file, in one buffer and one write.
         let mut before = self.pending.len();
         let part_len = usize::try_from(len).unwrap_or(COPY_LEN).min(COPY_LEN);
@@ -277,9 +322,6 @@ impl<'c> Exchange<'c> {
             left -= part_len as u64;
         }
         self.pending.clear();
-        if framing == Outgoing::Chunked {
-            self.pending.extend_from_slice(CHUNK_END);
-        }
         Ok(())
     }
 

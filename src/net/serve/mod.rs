@@ -1,9 +1,9 @@
 //! The HTTP/1.1 server (RFC 9112) that faces clients: accept, parking, workers.
 //!
-//! A connection waits for its client in one thread, `parking`, where it costs a descriptor and no
-//! thread: for its first byte, for the rest of a handshake or of a head, for the next request. What
-//! came is read by a `workers` thread, which hands whole requests to the [`Handler`] with
-//! blocking I/O. The first byte tells TLS from plain HTTP.
+//! A connection that waits for its client is parked, where it costs a descriptor and no thread: for
+//! its first byte, for the rest of a handshake or of a head, for the next request. What came is
+//! read by one of the `workers`, which hands whole requests to the [`Handler`] with blocking I/O.
+//! The first byte tells TLS from plain HTTP.
 //!
 //! **Invariant:** whatever clients do, accepting goes on, memory and threads are bounded, and an
 //! answer that was not finished never looks finished.
@@ -123,8 +123,8 @@ struct Shared {
     epoll: Epoll,
     waker: Waker,
     state: Ranked<State>,
-    /// A connection became ready, or the server stops: for workers.
-    work: Signal,
+    /// A deadline before the one that the parking thread waits for, or the server stops.
+    sooner: Signal,
     /// A worker ended: for a stop.
     ended: Signal,
 }
@@ -142,6 +142,7 @@ struct State {
     deadlines: BTreeSet<(Time, u64)>,
     /// When the parking thread looks at the deadlines again, if nothing wakes it.
     looks_at: Time,
+    /// Submitted to the workers.
     ready: VecDeque<Conn>,
     workers: usize,
     workers_idle: usize,
@@ -195,15 +196,17 @@ impl Server {
             epoll: Epoll::new()?,
             waker: Waker::new()?,
             state: Ranked::new(Rank::Server, State::default()),
-            work: Signal::new(),
+            sooner: Signal::new(),
             ended: Signal::new(),
         });
         let [first, parking, accept] = std::array::from_fn(|_| Arc::clone(&shared));
+        first.watch_waker()?;
         // One worker always stays: if no thread can be had later, requests wait but are served.
         first.add_worker()?;
         let started = || -> io::Result<Core> {
             let name = config.name;
-            let parking = thread::spawn(format!("{name}-park"), Role::Core, move || parking.run())?;
+            let watch = move || parking.watch_deadlines();
+            let parking = thread::spawn(format!("{name}-park"), Role::Core, watch)?;
             let theirs = Arc::clone(&listener);
             let accept = move || accept::run(&accept, &theirs);
             let accept = thread::spawn(format!("{name}-accept"), Role::Core, accept)?;
@@ -250,7 +253,7 @@ impl Shared {
         drop(state);
         drop(waiting);
         self.waker.wake();
-        self.work.wake_all();
+        self.sooner.wake_all();
     }
 
     /// Waits for the workers until `deadline`, then cuts their connections and joins them.

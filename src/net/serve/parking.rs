@@ -1,4 +1,4 @@
-//! The parking thread: connections that wait for their client.
+//! Connections that wait for their client, and the thread that ends the wait of the late ones.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -9,8 +9,6 @@ use crate::base::figures;
 use crate::net::serve::conn::{Conn, Stage};
 use crate::net::serve::{Shared, State};
 
-/// The token of the waker; connections count from 1.
-const WAKER: u64 = 0;
 /// When there is no deadline to look at.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -31,18 +29,19 @@ impl Shared {
         state.parked.insert(id, conn);
         let is_next = deadline < state.looks_at;
         drop(state);
+        if is_next {
+            self.sooner.wake_one();
+        }
         let fd = socket.as_raw_fd();
         let armed = if watched { self.epoll.rearm(fd, id) } else { self.epoll.add(fd, id) };
         if let Err(error) = armed {
             log::warn!("a connection cannot be watched: {error}");
             drop(self.unpark(id));
         }
-        if is_next {
-            self.waker.wake();
-        }
     }
 
-    fn unpark(&self, id: u64) -> Option<Conn> {
+    /// Takes a connection that was reported; `None`: it was late, and is gone.
+    pub(super) fn unpark(&self, id: u64) -> Option<Conn> {
         self.state.lock().unpark(id)
     }
 
@@ -58,38 +57,20 @@ impl Shared {
         conn.is_some()
     }
 
-    /// The body of the parking thread.
-    pub(super) fn run(self: &Arc<Shared>) {
-        if let Err(error) = self.epoll.add(self.waker.fd(), WAKER) {
-            panic!("the parking thread cannot be woken: {error}");
-        }
-        let mut tokens = Vec::new();
-        while !self.stop.is_stopped() {
-            let patience = self.close_late(Time::now());
-            tokens.clear();
-            if let Err(error) = self.epoll.wait(Some(patience), &mut tokens) {
-                panic!("the parking thread cannot wait: {error}");
-            }
-            for &token in &tokens {
-                if token == WAKER {
-                    self.waker.clear();
-                    // One-shot like the others; it is in the set, so this cannot fail.
-                    let _ = self.epoll.rearm(self.waker.fd(), WAKER);
-                } else if let Some(conn) = self.unpark(token) {
-                    self.submit(conn);
-                }
-            }
-        }
-    }
-
-    /// Ends the wait of those past their deadline, and says how long until the next.
-    fn close_late(self: &Arc<Shared>, now: Time) -> Duration {
+    /// The body of the parking thread: ends the wait of those past their deadline.
+    pub(super) fn watch_deadlines(&self) {
         loop {
             let mut state = self.state.lock();
+            if self.stop.is_stopped() {
+                return;
+            }
+            let now = Time::now();
             let next = state.deadlines.first().copied();
             let Some((deadline, id)) = next.filter(|(deadline, _)| *deadline <= now) else {
                 state.looks_at = next.map_or(now + NEVER, |(deadline, _)| deadline);
-                return state.looks_at.until(now);
+                let until = state.looks_at;
+                drop(self.sooner.wait_until(state, until));
+                continue;
             };
             let late = state.unpark(id);
             drop(state);

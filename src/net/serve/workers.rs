@@ -1,4 +1,6 @@
-//! The workers: threads that take connections that can be read, and serve whole requests.
+//! The workers: threads that wait for connections that can be read, and serve whole requests.
+//!
+//! All wait in one `epoll`, so that a request wakes the thread that serves it and no other.
 
 use std::io;
 use std::net::Shutdown;
@@ -17,22 +19,22 @@ use crate::proto::http1::{HeadError, Headers, RequestHead, ResponseHead};
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// The token of the waker; connections count from 1.
+const WAKER: u64 = 0;
+/// Workers that wait for work and stay: one to take it, one to wait while that is busy.
+const SPARE: usize = 2;
+
 impl Shared {
-    /// Gives a connection to a worker, a new one if none is free.
-    pub(super) fn submit(self: &Arc<Shared>, conn: Conn) {
+    /// Gives a connection to a worker, though there is nothing to read.
+    pub(super) fn submit(&self, conn: Conn) {
         let mut state = self.state.lock();
         if self.stop.is_stopped() {
             drop(state);
             return;
         }
         state.ready.push_back(conn);
-        let all_busy = state.ready.len() > state.workers_idle;
-        let grow = all_busy && state.workers < self.workers_max;
         drop(state);
-        self.work.wake_one();
-        if grow && let Err(error) = self.add_worker() {
-            log_limited!(warn, "requests wait, there is no thread for them: {error}");
-        }
+        self.waker.wake();
     }
 
     /// Starts a worker and forgets those that ended.
@@ -72,31 +74,66 @@ impl Shared {
         }
     }
 
-    /// Waits for work; `None`: the worker is not needed any more, and is not counted any more.
-    fn next_ready(&self) -> Option<Conn> {
+    /// Waits for work and sees to it that somebody else waits from then on. `None`: the worker is
+    /// not needed any more, and is not counted any more.
+    fn next_ready(self: &Arc<Shared>) -> Option<Conn> {
         let _idle = figures::HTTP_WORKERS_IDLE.hold();
-        let mut until = Time::now() + limits::HTTP_WORKER_IDLE;
-        let mut state = self.state.lock();
-        state.workers_idle += 1;
-        let conn = loop {
-            if let Some(conn) = state.ready.pop_front() {
-                break Some(conn);
+        let until = Time::now() + limits::HTTP_WORKER_IDLE;
+        self.state.lock().workers_idle += 1;
+        loop {
+            let report = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
+                Ok(report) => report,
+                Err(error) => panic!("a worker cannot wait: {error}"),
+            };
+            let conn = match report {
+                Some(WAKER) => self.next_submitted(),
+                Some(id) => self.unpark(id),
+                None => None,
+            };
+            let mut state = self.state.lock();
+            if conn.is_some() {
+                state.workers_idle -= 1;
+                let grow = state.workers_idle == 0 && state.workers < self.workers_max;
+                drop(state);
+                if grow && let Err(error) = self.add_worker() {
+                    log_limited!(warn, "requests wait, there is no thread for them: {error}");
+                }
+                return conn;
             }
-            let late = Time::now() >= until;
-            if self.stop.is_stopped() || (late && state.workers > 1) {
-                break None;
+            let is_spare = state.workers_idle > SPARE && Time::now() >= until;
+            if self.stop.is_stopped() || is_spare {
+                state.workers_idle -= 1;
+                state.workers -= 1;
+                self.ended.wake_all();
+                return None;
             }
-            if late {
-                until = Time::now() + limits::HTTP_WORKER_IDLE;
-            }
-            state = self.work.wait_until(state, until);
-        };
-        state.workers_idle -= 1;
-        if conn.is_none() {
-            state.workers -= 1;
-            self.ended.wake_all();
         }
+    }
+
+    /// Takes one connection that was submitted, and leaves the others to the next worker; in a stop
+    /// passes the report on.
+    fn next_submitted(&self) -> Option<Conn> {
+        if !self.stop.is_stopped() {
+            self.waker.clear();
+        }
+        let mut state = self.state.lock();
+        let conn = state.ready.pop_front();
+        let more = !state.ready.is_empty();
+        drop(state);
+        if more {
+            self.waker.wake();
+        }
+        // One-shot like the others; it is in the set, so this cannot fail.
+        let _ = self.epoll.rearm(self.waker.fd(), WAKER);
         conn
+    }
+
+    /// Lets workers be woken for what is submitted, and for a stop.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn watch_waker(&self) -> io::Result<()> {
+        self.epoll.add(self.waker.fd(), WAKER)
     }
 
     /// Reads once, which does not block since the connection was reported, and goes as far as that
