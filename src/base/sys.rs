@@ -119,8 +119,8 @@ pub fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], offset: u64) -> io::
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends at most `len` bytes of `file` from `offset` on to `socket`, from the page cache and without
-/// moving the file's cursor, and says how many went (`sendfile(2)`); none: the file ends there.
+/// Sends at most `len` bytes of `file` from `offset` on to `socket`, from the page cache and
+/// without moving the file's cursor, and says how many went (`sendfile(2)`); none: the file ends there.
 ///
 /// # Errors
 /// The socket's or the file system's; [`io::ErrorKind::InvalidInput`] if that cannot do it.

@@ -192,8 +192,8 @@ impl Index {
         Some(gone)
     }
 
-    /// Takes out blobs of at least `bytes` in all, the least recently used first, none that somebody
-    /// has open. They are busy until [`Index::release`]. `None`: there are not enough; nothing has
+    /// Takes out blobs of at least `bytes` in all, the least recently used first, none that is in
+    /// use. They are busy until [`Index::release`]. `None`: there are not enough; nothing has
     /// changed.
     pub fn evict(&mut self, bytes: u64) -> Option<Vec<Gone>> {
         if bytes == 0 {
