@@ -120,7 +120,8 @@ pub fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], offset: u64) -> io::
 }
 
 /// Sends at most `len` bytes of `file` from `offset` on to `socket`, from the page cache and
-/// without moving the file's cursor, and says how many went (`sendfile(2)`); none: the file ends there.
+/// without moving the file's cursor, and says how many went (`sendfile(2)`); none: the file ends
+/// there.
 ///
 /// # Errors
 /// The socket's or the file system's; [`io::ErrorKind::InvalidInput`] if that cannot do it.

@@ -214,8 +214,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends all of `bytes` without TLS, and tells the kernel to wait for more: the bytes may go out
-    /// with what comes next.
+    /// Sends all of `bytes` without TLS, and tells the kernel to wait for more: the bytes may go
+    /// out with what comes next.
     ///
     /// # Errors
     /// As [`Conn::write`].
