@@ -231,6 +231,18 @@ pub const DELTAS_LEARNT_MAX: usize = 2 * DELTAS_LISTED_MAX;
 /// Static deltas whose files are remembered by URL, 4 KiB for one of 500 parts; when full, all are
 /// forgotten, and a part's superblock is looked at again.
 pub const DELTAS_SERVED_MAX: usize = 1024;
+/// How often a part of a delta that is wrong is taken from the upstream before the delta is given
+/// up.
+pub const PART_TRIES_MAX: u32 = 2;
+/// How long a part is held back until it is known to be right, before it is sent as it comes but
+/// for its end. So a wrong one is fetched again and the client does not notice; longer, and a
+/// client that gives up on silence would.
+pub const PART_HELD: Duration = Duration::from_secs(10);
+/// How often a superblock is asked for when the upstream fails in passing.
+pub const SUPERBLOCK_TRIES_MAX: u32 = 3;
+/// For how long a delta that could not be had is not tried again for a part alone: libostree asks
+/// six times without a pause, and each would fetch all that comes before what is broken.
+pub const DELTA_FAILED_KEPT: Duration = Duration::from_secs(2);
 /// How long a catalog's entry that led to wrong bytes is passed over.
 pub const DISTRUST: Duration = Duration::from_secs(3600);
 /// Transfers shown on the status page.

@@ -76,10 +76,7 @@ impl Claimant {
                 url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).to_owned()
             }
         };
-        Claimant {
-            scope: Scope(repository),
-            credential: Credential::of(origin.headers.get("authorization")),
-        }
+        Claimant { scope: Scope(repository), credential: Credential::of_headers(&origin.headers) }
     }
 }
 

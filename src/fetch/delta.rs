@@ -16,7 +16,6 @@ use crate::base::clock::Time;
 use crate::base::hash::sha256;
 use crate::fetch::job::{Conductor, Job, Start};
 use crate::fetch::open::DeltaFile;
-use crate::fetch::stream::read_whole;
 use crate::fetch::{BlobRequest, FetchError, Fetcher, Reader};
 use crate::limits;
 use crate::proto::blob::BlobName;
@@ -51,6 +50,8 @@ pub(super) struct Deltas {
     learnt: HashMap<[u8; 32], Checksum>,
     /// By the URL of a superblock: the delta that was served from there last.
     served: HashMap<String, (BlobName, Arc<Layout>)>,
+    /// Those that could not be had, and when.
+    failed: HashMap<BlobName, Time>,
 }
 
 impl Deltas {
@@ -96,6 +97,8 @@ impl Fetcher {
     /// it is; [`FetchError::NoFile`].
     pub fn open_delta(self: &Arc<Self>, request: &DeltaRequest) -> Result<Reader, FetchError> {
         if request.index == 0 {
+            // A pull begins: it is tried in earnest.
+            self.deltas.lock().failed.clear();
             return self.open_superblock(request, request.range);
         }
         let url = request.superblock.url.to_string();
@@ -160,7 +163,7 @@ impl Fetcher {
     /// The name of a delta of which nothing is known, by its superblock, which is then in hand. If
     /// the upstream does not answer, it is the delta that was served last.
     fn superblock_of(&self, request: &DeltaRequest, url: &str) -> Result<Named, FetchError> {
-        match self.fetch_superblock(&request.superblock) {
+        match self.fetch_superblock(&request.superblock, None) {
             Ok(bytes) => {
                 let name = BlobName::Delta(Checksum(sha256(&bytes)));
                 self.held(&request.superblock, &name);
@@ -177,10 +180,19 @@ impl Fetcher {
         }
     }
 
-    fn fetch_superblock(&self, origin: &Origin) -> Result<Arc<[u8]>, FetchError> {
-        let body = self.upstream().blob(origin, 0, None).map_err(FetchError::Upstream)?;
-        let bytes = read_whole(body, limits::SUPERBLOCK_LEN_MAX).map_err(FetchError::Upstream)?;
-        bytes.map(Arc::from).ok_or(FetchError::NoDelta)
+    /// Remembers for a moment that a delta could not be had.
+    pub(super) fn delta_failed(&self, name: &BlobName) {
+        if matches!(name, BlobName::Delta(_)) {
+            let mut deltas = self.deltas.lock();
+            deltas.failed.retain(|_, at| Time::now().since(*at) < limits::DELTA_FAILED_KEPT);
+            deltas.failed.insert(*name, Time::now());
+        }
+    }
+
+    fn has_just_failed(&self, name: &BlobName) -> bool {
+        let deltas = self.deltas.lock();
+        let at = deltas.failed.get(name);
+        at.is_some_and(|at| Time::now().since(*at) < limits::DELTA_FAILED_KEPT)
     }
 
     /// Leads a job for a delta that only the upstream has: its superblock comes first.
@@ -192,7 +204,10 @@ impl Fetcher {
     ) -> Result<Reader, FetchError> {
         let superblock = match &file.superblock {
             Some(bytes) => Arc::clone(bytes),
-            None => self.fetch_superblock(&request.origin)?,
+            None if file.index > 0 && self.has_just_failed(&request.name) => {
+                return Err(FetchError::Local("the delta could not be had a moment ago".into()));
+            }
+            None => self.fetch_superblock(&request.origin, Some(&request.name))?,
         };
         if BlobName::Delta(Checksum(sha256(&superblock))) != request.name {
             return Err(FetchError::Renewed(superblock));

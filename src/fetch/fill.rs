@@ -108,6 +108,12 @@ impl Gauge {
         self.last_byte_at.store(Time::now().nanos(), Ordering::Relaxed);
     }
 
+    /// Counts bytes that came, and says whether somebody still waits for more.
+    pub(super) fn goes_on(&self, len: usize) -> bool {
+        self.count(len);
+        !self.is_left()
+    }
+
     /// When the last byte came, or the stream was started.
     pub(super) fn last_byte_at(&self) -> Time {
         Time::after_start(Duration::from_nanos(self.last_byte_at.load(Ordering::Relaxed)))

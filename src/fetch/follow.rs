@@ -5,6 +5,7 @@
 //!
 //! Not here: what follows from the verdict (`job`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::base::clock::Time;
@@ -29,15 +30,18 @@ pub enum Verdict {
 
 /// Follows `partial` to its end and judges it, and tells its feed how far the bytes are right. The
 /// files of a delta lie as `layout` says. With `hash_pieces`, makes the hashes of the pieces as
-/// well. `None`: the feed failed first, and somebody else has said why.
+/// well. A part of a delta that is wrong is taken back and `taken_back` told, so that it is fetched
+/// again; without it, the whole is wrong. `None`: the feed failed first, and somebody else has said
+/// why.
 #[must_use]
 pub fn follow(
     name: &BlobName,
     partial: &Arc<Partial>,
     layout: Option<&Layout>,
     hash_pieces: bool,
+    taken_back: Option<&dyn Fn()>,
 ) -> Option<Verdict> {
-    match judge(Judge::new(name, layout), partial, hash_pieces) {
+    match judge(Judge::new(name, layout), partial, hash_pieces, taken_back) {
         Ok(verdict) => verdict,
         Err(error) => Some(Verdict::Unreadable(error)),
     }
@@ -47,11 +51,13 @@ fn judge(
     mut judge: Judge<'_>,
     partial: &Arc<Partial>,
     hash_pieces: bool,
+    taken_back: Option<&dyn Fn()>,
 ) -> Result<Option<Verdict>, StoreError> {
     // Without a length there is no geometry yet: then the pieces are hashed in a second pass.
     let mut pieces = partial.len().filter(|_| hash_pieces).and_then(Pieces::new);
     let mut buf = vec![0; limits::COPY_LEN];
     let mut at = 0;
+    let mut wrong: HashMap<u64, u32> = HashMap::new();
     loop {
         if partial.len() == Some(at) {
             break;
@@ -70,7 +76,22 @@ fn judge(
             match judge.update(part) {
                 Progress::Same => {}
                 Progress::Proven(proven) => partial.feed().prove(proven),
-                Progress::Wrong => return Ok(Some(Verdict::Wrong)),
+                Progress::Wrong(file) => {
+                    let times = wrong.entry(file.offset).or_default();
+                    *times += 1;
+                    let Some(taken_back) =
+                        taken_back.filter(|_| file.offset > 0 && *times < limits::PART_TRIES_MAX)
+                    else {
+                        return Ok(Some(Verdict::Wrong));
+                    };
+                    judge.begin_file_again();
+                    // They have seen the wrong bytes too: hashed in a second pass.
+                    pieces = None;
+                    at = file.offset;
+                    partial.feed().retract(file);
+                    taken_back();
+                    break;
+                }
             }
         }
     }

@@ -14,20 +14,38 @@ use crate::base::clock::Time;
 use crate::base::hash::{hex, sha256};
 use crate::limits;
 use crate::proto::blob::BlobName;
+use crate::proto::http1::Headers;
 
 /// A repository of a registry, as its URL up to the blob's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(pub String);
 
-/// The hash of an Authorization header; `None`: the request had none.
+/// The hash of what a request says of who asks; `None`: it says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credential(Option<[u8; 32]>);
 
 impl Credential {
-    /// The credential of a request with this Authorization header.
+    /// The credential of a request with these headers: `Authorization` and `Cookie`, whichever it
+    /// has.
     #[must_use]
-    pub fn of(authorization: Option<&[u8]>) -> Credential {
-        Credential(authorization.map(sha256))
+    pub fn of_headers(headers: &Headers) -> Credential {
+        let secrets: Vec<&[u8]> = ["Authorization", "Cookie"]
+            .into_iter()
+            .flat_map(|name| headers.get_all(name))
+            .collect();
+        Credential::of((!secrets.is_empty()).then(|| secrets.join(&b'\n')).as_deref())
+    }
+
+    /// Whether the request had none.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The credential of a request that says this of who asks.
+    #[must_use]
+    pub fn of(secret: Option<&[u8]>) -> Credential {
+        Credential(secret.map(sha256))
     }
 }
 
@@ -174,6 +192,22 @@ mod tests {
         for other in [Credential::of(Some(b"Bearer you")), Credential::of(None)] {
             assert_eq!(grants.standing(at(0), &scope("a"), other, &name('1')), Standing::Unknown);
         }
+    }
+
+    #[test]
+    fn a_cookie_is_a_credential_too() {
+        let of = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = Headers::new();
+            for (name, value) in fields {
+                headers.append(name, value);
+            }
+            Credential::of_headers(&headers)
+        };
+        assert!(of(&[("User-Agent", "x")]).is_none());
+        assert_eq!(of(&[("Authorization", "me")]), Credential::of(Some(b"me")));
+        let mine = of(&[("Cookie", "me")]);
+        assert!(!mine.is_none() && mine != of(&[("Cookie", "you")]));
+        assert_ne!(mine, of(&[("Cookie", "me"), ("Authorization", "me")]));
     }
 
     #[test]

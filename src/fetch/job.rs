@@ -29,12 +29,17 @@ use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::Layout;
 use crate::store::{Partial, StoreError};
-use crate::upstream::{Body, Origin, UpstreamError};
+use crate::upstream::{Answer, Body, Origin, UpstreamError};
 
 /// What the conductor is told.
 enum Event {
-    FillEnded { gauge: Arc<Gauge>, result: Result<FillEnd, FillError> },
+    FillEnded {
+        gauge: Arc<Gauge>,
+        result: Result<FillEnd, FillError>,
+    },
     Judged(Option<Verdict>),
+    /// A part of a delta was wrong and is missing again.
+    TakenBack,
     Cancel,
 }
 
@@ -84,6 +89,8 @@ pub(super) struct Job {
     /// Of a delta: its files.
     layout: OnceLock<Arc<Layout>>,
     failure: OnceLock<Failure>,
+    /// The upstream's latest answer that would be the same if it was asked again.
+    refusal: OnceLock<Answer>,
 }
 
 impl Job {
@@ -99,6 +106,7 @@ impl Job {
             membership: OnceLock::new(),
             layout: OnceLock::new(),
             failure: OnceLock::new(),
+            refusal: OnceLock::new(),
         }
     }
 
@@ -169,6 +177,11 @@ impl Job {
 
     pub(super) fn is_wrong(&self) -> bool {
         self.failure.get() == Some(&Failure::WrongDigest)
+    }
+
+    /// What the upstream said when it refused to go on.
+    pub(super) fn refusal(&self) -> Option<&Answer> {
+        self.refusal.get()
     }
 
     /// Ends the job without the blob: nobody wants it, or the program stops.
@@ -285,7 +298,14 @@ impl Conductor {
         let (events, hash_pieces) = (self.job.events.clone(), self.metainfo.is_none());
         let layout = self.job.layout().cloned();
         thread::spawn(format!("hash {}", name.short()), Role::Core, move || {
-            let verdict = follow::follow(&name, &partial, layout.as_deref(), hash_pieces);
+            let again = || {
+                figures::MISMATCHES_UPSTREAM.add(1);
+                crate::log_limited!(warn, "blob {name}: a part is wrong and fetched again");
+                let _ = events.send(Event::TakenBack);
+            };
+            // What comes by a swarm has the hashes of the catalog: then it is that which is wrong.
+            let again: Option<&dyn Fn()> = if hash_pieces { Some(&again) } else { None };
+            let verdict = follow::follow(&name, &partial, layout.as_deref(), hash_pieces, again);
             let _ = events.send(Event::Judged(verdict));
         })
     }
@@ -301,6 +321,9 @@ impl Conductor {
             self.fetcher.forget(&self.job);
             self.fetcher.store().discard(&self.partial);
             let _ = self.job.failure.set(failure);
+            if self.membership.is_none() {
+                self.fetcher.delta_failed(&self.job.name);
+            }
             self.partial.feed().fail(&why);
             crate::log_limited!(warn, "blob {} failed: {why}", self.job.name);
         }
@@ -324,6 +347,13 @@ impl Conductor {
                     }
                 }
                 Ok(Event::Judged(verdict)) => return self.judged(verdict),
+                Ok(Event::TakenBack) => {
+                    // The stream is far ahead of what is wanted now.
+                    if let Some(gauge) = self.fill.take() {
+                        gauge.leave();
+                        self.settle(&gauge);
+                    }
+                }
                 Ok(Event::Cancel) => return Some((Failure::Sources, "given up".into())),
                 Err(_) => {}
             }
@@ -486,6 +516,11 @@ impl Conductor {
             Err(error) => {
                 self.refused = matches!(&error, FillError::Upstream(error) if is_final(error));
                 self.fill_failed(error.to_string());
+                if let (true, FillError::Upstream(UpstreamError::Status(answer))) =
+                    (self.refused, error)
+                {
+                    let _ = self.job.refusal.set(*answer);
+                }
             }
         }
         None

@@ -6,6 +6,7 @@
 use crate::base::hash::{Algorithm, ContentHasher};
 use crate::limits::DELTA_PARTS_MAX;
 use crate::proto::blob::{BlobName, Digest};
+use crate::proto::geometry::Span;
 use crate::proto::ostree::delta::Superblock;
 use crate::proto::ostree::layout::Layout;
 
@@ -35,8 +36,8 @@ pub(super) enum Progress {
     Same,
     /// All bytes up to this one are right.
     Proven(u64),
-    /// They are not what the name promises.
-    Wrong,
+    /// They are not what the name promises: this file of a delta, unless they are of one file.
+    Wrong(Span),
 }
 
 impl<'a> Judge<'a> {
@@ -67,7 +68,7 @@ impl<'a> Judge<'a> {
             }
             if len as u64 == left {
                 if !self.end_file() {
-                    return Progress::Wrong;
+                    return Progress::Wrong(self.file());
                 }
                 progress = Progress::Proven(self.at);
             }
@@ -82,6 +83,18 @@ impl<'a> Judge<'a> {
             None => self.hasher.finish() == self.digest.value(),
             Some(delta) => delta.index == delta.layout.files(),
         }
+    }
+
+    /// Begins the file at hand anew: its bytes, which were wrong, come again.
+    pub(super) fn begin_file_again(&mut self) {
+        self.hasher = ContentHasher::new(self.digest.algorithm());
+        self.at = self.file().offset;
+    }
+
+    /// Where the file at hand lies.
+    fn file(&self) -> Span {
+        let file = self.delta.as_ref().and_then(|delta| delta.layout.span(delta.index));
+        file.unwrap_or(Span { offset: 0, len: self.at })
     }
 
     fn left_of_file(&self) -> u64 {
@@ -158,7 +171,11 @@ mod tests {
         assert_eq!(judge.update(start), Progress::Same);
         assert_eq!(judge.update(&[end, b"x"].concat()), Progress::Proven(len));
         let rest = vec![0; usize::try_from(part.size).unwrap() - 1];
-        assert_eq!(judge.update(&rest), Progress::Wrong);
+        let file = layout.span(1).unwrap();
+        assert_eq!(judge.update(&rest), Progress::Wrong(file));
+        judge.begin_file_again();
+        assert_eq!(judge.update(&rest), Progress::Same);
+        assert_eq!(judge.update(b"y"), Progress::Wrong(file), "judged from its first byte on");
     }
 
     #[test]
@@ -173,7 +190,8 @@ mod tests {
         ] {
             let layout = Layout::new(lens.clone()).unwrap();
             let mut judge = Judge::new(&name, Some(&layout));
-            assert_eq!(judge.update(SUPERBLOCK), Progress::Wrong, "{lens:?}");
+            let wrong = Progress::Wrong(layout.span(0).unwrap());
+            assert_eq!(judge.update(SUPERBLOCK), wrong, "{lens:?}");
         }
     }
 }

@@ -23,6 +23,7 @@ mod open;
 mod reader;
 mod republish;
 mod stream;
+mod superblock;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;

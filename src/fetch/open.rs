@@ -9,7 +9,7 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
-use crate::fetch::reader::{Arriving, Passing, Source};
+use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
 use crate::fetch::stream::{Place, Stream};
 use crate::fetch::{Fetcher, Reader, plan};
 use crate::limits;
@@ -121,12 +121,21 @@ impl Fetcher {
     /// [`FetchError`]: nothing has been sent, the client can be told.
     pub fn open(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
         let mut reader = self.open_once(request)?;
-        if reader.was_misled() {
+        let mut settled = reader.settle();
+        if matches!(settled, Err(Unsettled::Misled)) {
             drop(reader);
             // Nothing has left yet, and the catalog's entry is passed over from now on.
-            return self.open_once(request);
+            reader = self.open_once(request)?;
+            settled = reader.settle();
         }
-        Ok(reader)
+        match settled {
+            Err(Unsettled::Failed { refusal: Some(answer), .. }) => {
+                Err(FetchError::Upstream(UpstreamError::Status(answer)))
+            }
+            Err(Unsettled::Failed { error, .. }) => Err(FetchError::Local(error.to_string())),
+            // Misled twice: the reader says so when it is read.
+            Ok(()) | Err(Unsettled::Misled) => Ok(reader),
+        }
     }
 
     fn open_once(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
@@ -226,6 +235,7 @@ impl Fetcher {
             ticket: partial.feed().reader(at),
             upstream: self.upstream(),
             told: at,
+            early: None,
         };
         job.readers_moved();
         Ok(part.reader(request.name, Source::Arriving(arriving), layout))

@@ -14,9 +14,10 @@ use crate::fetch::job::Job;
 use crate::fetch::stream::Stream;
 use crate::limits;
 use crate::proto::blob::BlobName;
+use crate::proto::geometry::Span;
 use crate::proto::ostree::layout::Layout;
 use crate::store::{Blob, Partial, ReaderTicket, Wait};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Answer, Upstream, UpstreamError};
 
 /// The bytes of one answer, in order.
 pub struct Reader {
@@ -33,6 +34,19 @@ pub struct Reader {
     pub(super) end: Option<u64>,
     /// The files of a delta.
     pub(super) layout: Option<Arc<Layout>>,
+}
+
+/// Why a reader has no first byte.
+pub(super) enum Unsettled {
+    /// The catalog's entry has turned out to be wrong, and is passed over from now on.
+    Misled,
+    /// No source is left.
+    Failed {
+        /// What the upstream said, if it was its last word.
+        refusal: Option<Box<Answer>>,
+        /// Why.
+        error: ReadError,
+    },
 }
 
 /// Where the bytes come from.
@@ -157,12 +171,26 @@ impl Reader {
         }
     }
 
-    /// Waits for the first byte of a swarm, and says whether there is none because the catalog's
-    /// entry has turned out to be wrong.
-    pub(super) fn was_misled(&mut self) -> bool {
-        let Source::Arriving(arriving) = &mut self.source else { return false };
-        arriving.job.is_in_swarm()
-            && matches!(arriving.wait(self.at, self.end), Err(ReadError::WrongDigest))
+    /// Waits for the first byte of a swarm, or of a file of a delta, so that a source that turns
+    /// out to be wrong before it is another's turn.
+    ///
+    /// # Errors
+    /// Why there is no such byte.
+    pub(super) fn settle(&mut self) -> Result<(), Unsettled> {
+        let Source::Arriving(arriving) = &mut self.source else { return Ok(()) };
+        let in_swarm = arriving.job.is_in_swarm();
+        if !in_swarm && self.layout.is_none() {
+            return Ok(());
+        }
+        match arriving.wait(self.at, self.end) {
+            Err(ReadError::WrongDigest) if in_swarm => Err(Unsettled::Misled),
+            // Nothing was sent: the client can be told, and libostree asks again.
+            Err(error) if self.layout.is_some() => Err(Unsettled::Failed {
+                refusal: arriving.job.refusal().cloned().map(Box::new),
+                error,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The byte after the last that may leave now, waiting until there is one.
@@ -195,33 +223,32 @@ pub(super) struct Arriving {
     pub(super) upstream: Arc<Upstream>,
     /// How far the swarm was told that this reader is.
     pub(super) told: u64,
+    /// Of a file of a delta: what of it has left, while it is not yet known to be right.
+    pub(super) early: Option<Early>,
+}
+
+/// A part of a delta that is sent before it is known to be right.
+pub(super) struct Early {
+    /// The byte of the blob that was sent first.
+    from: u64,
+    /// What the feed had taken back before that.
+    retractions: usize,
 }
 
 impl Arriving {
     /// Waits for bytes at `at` that may be given out and says where they end; `at` itself: that was
     /// all. `None`: our own disk has failed.
     fn wait(&mut self, at: u64, end: Option<u64>) -> Result<Option<u64>, ReadError> {
+        if let Some(file) = self.file(at) {
+            return self.wait_for_file(at, end, file);
+        }
         let deadline = Time::now() + limits::READER_PATIENCE;
         let feed = self.partial.feed();
-        let file_end = self.file_end(at);
         let mut wait_at = at;
         loop {
-            let waited = match file_end {
-                // All of the file is there: only its checksum is still to come.
-                Some(file_end) if wait_at >= file_end => feed.wait_proven(file_end, deadline),
-                _ => feed.wait(wait_at, deadline),
-            };
-            match waited {
+            match feed.wait(wait_at, deadline) {
                 Wait::Ready { end: readable } => {
-                    let limit = match file_end {
-                        Some(file_end) if feed.proven() >= file_end => {
-                            file_end.min(end.unwrap_or(file_end))
-                        }
-                        Some(file_end) => {
-                            readable.min(file_end.saturating_sub(limits::HELD_BACK_LEN))
-                        }
-                        None => self.releasable(readable, end),
-                    };
+                    let limit = self.releasable(readable, end);
                     if limit > at {
                         return Ok(Some(limit));
                     }
@@ -230,18 +257,78 @@ impl Arriving {
                     wait_at = readable;
                 }
                 Wait::Whole => return Ok(Some(end.or(self.partial.len()).unwrap_or(at))),
-                Wait::Failed(_) if self.job.failed_locally() => return Ok(None),
-                Wait::Failed(_) if self.job.is_wrong() => return Err(ReadError::WrongDigest),
-                Wait::Failed(reason) => return Err(ReadError::Failed(reason)),
-                Wait::TimedOut => return Err(ReadError::Failed("no byte came in time".into())),
+                ended => return self.ended(ended),
             }
         }
     }
 
-    /// The byte after the file of a delta in which `at` lies: each file has a checksum of its own.
-    fn file_end(&self, at: u64) -> Option<u64> {
+    /// As [`Arriving::wait`] in a file of a delta, which has a checksum of its own. It is held back
+    /// until it is known to be right, so that a wrong one can be fetched again; if that takes long,
+    /// it is sent as it comes, but for its last bytes.
+    fn wait_for_file(
+        &mut self,
+        at: u64,
+        end: Option<u64>,
+        file: Span,
+    ) -> Result<Option<u64>, ReadError> {
+        let feed = self.partial.feed();
+        let last = end.unwrap_or(file.end()).min(file.end());
+        if self.early.is_none() {
+            match feed.wait_proven(file.end(), Time::now() + limits::PART_HELD) {
+                Wait::Ready { .. } | Wait::Whole => return Ok(Some(last)),
+                Wait::TimedOut => {
+                    self.early = Some(Early { from: at, retractions: feed.retractions() });
+                }
+                ended @ Wait::Failed(_) => return self.ended(ended),
+            }
+        }
+        let deadline = Time::now() + limits::READER_PATIENCE;
+        let mut wait_at = at;
+        loop {
+            let waited = match wait_at >= file.end() {
+                // All of the file is there: only its checksum is still to come.
+                true => feed.wait_proven(file.end(), deadline),
+                false => feed.wait(wait_at, deadline),
+            };
+            let is_proven = feed.proven() >= file.end();
+            // Looked at after that: what is proven now may not be what was sent before.
+            if let Some(early) = &mut self.early
+                && feed.was_retracted(file, early.retractions)
+            {
+                if at > early.from {
+                    return Err(ReadError::WrongDigest);
+                }
+                (early.retractions, wait_at) = (feed.retractions(), at);
+                continue;
+            }
+            match waited {
+                _ if is_proven => return Ok(Some(last)),
+                Wait::Ready { end: readable } => {
+                    let limit = readable.min(file.end().saturating_sub(limits::HELD_BACK_LEN));
+                    if limit.min(last) > at {
+                        return Ok(Some(limit.min(last)));
+                    }
+                    wait_at = readable;
+                }
+                Wait::Whole => return Ok(Some(last)),
+                ended => return self.ended(ended),
+            }
+        }
+    }
+
+    fn ended(&self, ended: Wait) -> Result<Option<u64>, ReadError> {
+        match ended {
+            Wait::Failed(_) if self.job.failed_locally() => Ok(None),
+            Wait::Failed(_) if self.job.is_wrong() => Err(ReadError::WrongDigest),
+            Wait::Failed(reason) => Err(ReadError::Failed(reason)),
+            _ => Err(ReadError::Failed("no byte came in time".into())),
+        }
+    }
+
+    /// The file of a delta in which `at` lies.
+    fn file(&self, at: u64) -> Option<Span> {
         let layout = self.job.layout()?;
-        layout.file_at(at).and_then(|index| layout.span(index)).map(|span| span.end())
+        layout.file_at(at).and_then(|index| layout.span(index))
     }
 
     /// How much of what is readable may leave before the verdict. A range that ends before the part

@@ -128,11 +128,16 @@ impl Files {
     }
 }
 
-/// Reads a response to its end into memory.
+/// Reads a response to its end into memory; `counted` is told of each part's length and says
+/// whether somebody still waits.
 ///
 /// # Errors
 /// As [`Body::read`]. `None`: it is longer than `len_max` bytes.
-pub(super) fn read_whole(mut body: Body, len_max: u64) -> Result<Option<Vec<u8>>, UpstreamError> {
+pub(super) fn read_whole(
+    mut body: Body,
+    len_max: u64,
+    mut counted: impl FnMut(usize) -> bool,
+) -> Result<Option<Vec<u8>>, UpstreamError> {
     if body.total.is_some_and(|total| total > len_max) {
         return Ok(None);
     }
@@ -142,6 +147,9 @@ pub(super) fn read_whole(mut body: Body, len_max: u64) -> Result<Option<Vec<u8>>
         let len = body.read(&mut buf)?;
         if len == 0 {
             return Ok(Some(bytes));
+        }
+        if !counted(len) {
+            return Err(UpstreamError::TimedOut);
         }
         if (bytes.len() + len) as u64 > len_max {
             return Ok(None);

@@ -4,7 +4,8 @@
 //! at. The source of the bytes may change under a reader: it never knows.
 //!
 //! **Invariant:** a waiter is woken by the change itself, made under the lock that the waiter
-//! looked under: no wake-up is lost and nobody polls. What was readable stays so; the first of
+//! looked under: no wake-up is lost and nobody polls. What was readable stays so, unless it is
+//! taken back ([`Feed::retract`]). What is proven stays so, whatever comes. The first of
 //! [`Feed::finish`] and [`Feed::fail`] is final.
 //!
 //! Not here: the bytes. A feed does no I/O.
@@ -58,6 +59,8 @@ struct State {
     state: FeedState,
     /// The bytes before this one are right.
     proven: u64,
+    /// What was taken back, in order.
+    retracted: Vec<Span>,
     /// The offsets that are waited for, and by how many.
     awaited: BTreeMap<u64, usize>,
     /// Where the readers stand, by ticket.
@@ -122,6 +125,7 @@ impl Feed {
             runs: BTreeMap::new(),
             state: FeedState::Filling,
             proven: 0,
+            retracted: Vec::new(),
             awaited: BTreeMap::new(),
             readers: BTreeMap::new(),
             next_ticket: 0,
@@ -193,15 +197,53 @@ impl Feed {
         let mut state = self.state.lock();
         loop {
             match &state.state {
-                FeedState::Failed(reason) => return Wait::Failed(Arc::clone(reason)),
                 FeedState::Whole => return Wait::Whole,
-                FeedState::Filling if state.proven >= offset => {
-                    return Wait::Ready { end: state.proven };
-                }
+                _ if state.proven >= offset => return Wait::Ready { end: state.proven },
+                FeedState::Failed(reason) => return Wait::Failed(Arc::clone(reason)),
                 FeedState::Filling if Time::now() >= deadline => return Wait::TimedOut,
                 FeedState::Filling => state = self.changed.wait_until(state, deadline),
             }
         }
+    }
+
+    /// Takes `span`, which turned out to be wrong, back: it is to come again. For a blob of which
+    /// nothing was passed on to peers. Who has read of it asks [`Feed::was_retracted`].
+    ///
+    /// # Panics
+    /// If something of it was proven.
+    pub fn retract(&self, span: Span) {
+        if span.len == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        assert!(state.proven <= span.offset, "what is right stays");
+        let (start, end) = (span.offset, span.end());
+        let touched: Vec<(u64, u64)> =
+            state.runs.range(..end).map(|(&from, &to)| (from, to)).collect();
+        for (from, to) in touched.into_iter().filter(|(_, to)| *to > start) {
+            state.runs.remove(&from);
+            if from < start {
+                state.runs.insert(from, start);
+            }
+            if to > end {
+                state.runs.insert(end, to);
+            }
+        }
+        state.retracted.push(span);
+    }
+
+    /// How often something was taken back so far.
+    #[must_use]
+    pub fn retractions(&self) -> usize {
+        self.state.lock().retracted.len()
+    }
+
+    /// Whether something of `span` was taken back since there were `seen` [`Feed::retractions`].
+    #[must_use]
+    pub fn was_retracted(&self, span: Span, seen: usize) -> bool {
+        let state = self.state.lock();
+        let since = state.retracted.get(seen..).unwrap_or_default();
+        since.iter().any(|gone| gone.offset < span.end() && span.offset < gone.end())
     }
 
     /// Says that every byte is there and the digest is right. Without effect after [`Feed::fail`].
@@ -422,7 +464,48 @@ mod tests {
         assert_eq!(waiter.join().unwrap(), Wait::Ready { end: 6 });
         assert_eq!(feed.proven(), 6);
         feed.fail("the rest is wrong");
-        assert!(matches!(feed.wait_proven(5, late()), Wait::Failed(_)));
+        assert_eq!(feed.wait_proven(5, late()), Wait::Ready { end: 6 }, "it stays right");
+        assert!(matches!(feed.wait_proven(7, late()), Wait::Failed(_)));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_missing_again_and_its_readers_can_tell() {
+        let feed = Feed::new(Some(30));
+        feed.mark(span(0, 30));
+        feed.prove(10);
+        let seen = feed.retractions();
+        feed.retract(span(10, 20));
+        assert_eq!(feed.gap_from(0), Some((10, Some(20))));
+        assert_eq!(feed.readable_from(20), 30);
+        assert!(feed.was_retracted(span(10, 20), seen));
+        assert!(!feed.was_retracted(span(0, 10), seen) && !feed.was_retracted(span(20, 30), seen));
+        assert!(!feed.was_retracted(span(10, 20), feed.retractions()));
+    }
+
+    #[test]
+    fn taking_back_agrees_with_a_bitmap() {
+        const LEN: usize = 40;
+        for seed in 0..200 {
+            let mut rng = Rng::seeded(seed);
+            let feed = Feed::new(Some(LEN as u64));
+            let mut bytes = [false; LEN];
+            for _ in 0..20 {
+                let offset = rng.index(LEN);
+                let len = rng.index(LEN - offset + 1);
+                let at = Span { offset: offset as u64, len: len as u64 };
+                let marks = rng.below(3) > 0;
+                if marks {
+                    feed.mark(at);
+                } else {
+                    feed.retract(at);
+                }
+                bytes[offset..offset + len].fill(marks);
+            }
+            for at in 0..LEN {
+                let end = at + bytes[at..].iter().take_while(|byte| **byte).count();
+                assert_eq!(feed.readable_from(at as u64), end as u64, "seed {seed}, offset {at}");
+            }
+        }
     }
 
     #[test]

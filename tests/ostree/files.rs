@@ -8,7 +8,7 @@ use crate::repository::{Host, tree};
 use crate::site::{AUTHORIZATION, Site};
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::torrent_cache::Program;
-use crate::support::{Answer, PATIENCE, get};
+use crate::support::{Answer, PATIENCE, get, wait_for};
 use crate::{MIB, Repository, World, files, proxy};
 
 /// `GET` of a whole URL through the client as its proxy, as libostree asks.
@@ -74,6 +74,8 @@ fn what_may_change_is_asked_for_each_time_and_sent_once() {
     }
     let second = fetch(&client, &url, &[]);
     assert_eq!((second.text().as_str(), field(&second, "x-torrent-cache")), ("first", "store"));
+    // The site writes its log after it has answered.
+    wait_for("the log", || (site.accesses().len() == 4).then_some(()));
     let statuses: Vec<u16> = site.accesses().iter().map(|access| access.status).collect();
     assert_eq!(statuses[1..], [200, 200, 304], "the probe, then first, direct, second");
     put(&site, "repo/summary", b"another");

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deltas;
 mod files;
 mod flatpak;
 mod mirror;

@@ -92,6 +92,11 @@ impl Repository {
         paths
     }
 
+    /// Runs another command of ostree.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        done(&self.path, arguments)
+    }
+
     /// The commit that `branch` is at.
     pub fn head(&self, branch: &str) -> String {
         done(&self.path, &["rev-parse", branch])

@@ -142,18 +142,13 @@ struct Asker<'a> {
 impl<'a> Asker<'a> {
     fn of(request: &'a FileRequest) -> Asker<'a> {
         let headers = &request.origin.headers;
-        let secrets: Vec<&[u8]> = ["Authorization", "Cookie"]
-            .into_iter()
-            .flat_map(|name| headers.get_all(name))
-            .collect();
-        let anonymous = secrets.is_empty();
-        let all = secrets.join(&b'\n');
+        let credential = Credential::of_headers(headers);
         Asker {
             request,
             url: request.origin.url.to_string(),
             scope: Scope(request.repository.clone()),
-            credential: Credential::of((!anonymous).then_some(&all)),
-            anonymous,
+            credential,
+            anonymous: credential.is_none(),
         }
     }
 }
