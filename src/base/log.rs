@@ -1,12 +1,18 @@
 //! Logging: the `log` facade with `env_logger` behind it, one line per event on standard error, and
 //! a limit for lines that a peer or a client can cause.
+//!
+//! The journal of systemd keeps the time itself, and takes the level from the front of a line
+//! (`sd-daemon(3)`): there a line begins with `<4>` for a warning, and with the time elsewhere.
 
 use std::fmt;
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ::log::LevelFilter;
+use ::log::{Level, LevelFilter};
 
 use crate::base::clock::Time;
 use crate::base::ranked::{Rank, Ranked};
@@ -44,16 +50,43 @@ impl FromStr for Filter {
 
 /// Starts logging. Later calls do nothing: tests start many clients in one process.
 pub fn start(filter: &Filter) {
+    let in_journal = is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
     let _ = env_logger::Builder::new()
         .parse_filters(&filter.0)
-        .format(|out, record| {
-            let at = httpdate::fmt_http_date(std::time::SystemTime::now());
-            let time = at.get(17..25).unwrap_or("");
+        .format(move |out, record| {
+            if in_journal {
+                write!(out, "<{}>", priority(record.level()))?;
+            } else {
+                let at = httpdate::fmt_http_date(std::time::SystemTime::now());
+                write!(out, "{} ", at.get(17..25).unwrap_or(""))?;
+            }
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("-");
-            writeln!(out, "{time} {:5} {name}: {}", record.level(), record.args())
+            writeln!(out, "{:5} {name}: {}", record.level(), record.args())
         })
         .try_init();
+}
+
+/// Whether standard error is the journal: `stream` is `JOURNAL_STREAM`, which names the device and
+/// the inode of what systemd connected it with, and is inherited by those whose output goes
+/// elsewhere.
+fn is_journal(stream: Option<&str>) -> bool {
+    let Some((device, inode)) = stream.and_then(|stream| stream.split_once(':')) else {
+        return false;
+    };
+    let meta = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let meta = meta.and_then(|file| file.metadata());
+    meta.is_ok_and(|meta| device.parse() == Ok(meta.dev()) && inode.parse() == Ok(meta.ino()))
+}
+
+/// The priority of `syslog(3)`.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
 }
 
 /// Lets a line through at most once per period and counts what it held back.
@@ -121,6 +154,15 @@ mod tests {
         for text in ["", "loud", "torrent_cache", "torrent_cache=", "info,", "a=debgu,info"] {
             assert!(text.parse::<Filter>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn only_the_stream_that_systemd_connected_is_the_journal() {
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
+        let meta = stderr.and_then(|file| file.metadata()).expect("it is open");
+        assert!(is_journal(Some(&format!("{}:{}", meta.dev(), meta.ino()))));
+        assert!(!is_journal(Some(&format!("{}:{}", meta.dev(), meta.ino() + 1))));
+        assert!(!is_journal(Some("8")) && !is_journal(Some("a:b")) && !is_journal(None));
     }
 
     #[test]

@@ -177,6 +177,9 @@ saw store "$(ls /var/lib/torrent-cache-client /var/lib/torrent-cache-client/stor
 certificate=/var/lib/torrent-cache-client/ssl/cert.pem
 saw names "$(openssl x509 -in "$certificate" -noout -ext subjectAltName)"
 saw host "$(hostname)"
+# The journal knows how much a line matters.
+saw warnings "$(journalctl -q -o cat -p warning -u torrent-cache-client)"
+saw infos "$(journalctl -q -o cat -p info -u torrent-cache-client | grep -c '^INFO  main: serving')"
 # The options come from the file, and the process comes back by itself.
 echo 'LOG=debug' >>/etc/default/torrent-cache-client
 before=$(pid client)
@@ -252,6 +255,8 @@ fn a_system_lives_with_the_package() {
         ("user", "another"),
         ("capabilities", "0000000000000000"),
         ("store", "/var/lib/torrent-cache-client:\nssl\nstorage\n"),
+        ("warnings", "WARN  http-worker: no answer from upstream"),
+        ("infos", "1"),
         ("restarted", "active LOG=debug"),
         ("upgraded", "active anew 1"),
         ("removed", "inactive\ninactive 2 2"),
@@ -260,6 +265,7 @@ fn a_system_lives_with_the_package() {
         let seen = saw.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{log}"));
         assert!(seen.starts_with(wanted), "{name}: {seen}\nin\n{log}");
     }
+    assert!(!saw["warnings"].contains("INFO"), "{log}");
     let host = saw["host"].lines().next().expect("a name");
     assert!(saw["names"].contains(&format!("DNS:{host}")), "{host} is missing in\n{log}");
 }
