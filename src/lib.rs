@@ -53,15 +53,20 @@ pub const COMMANDS: &[Command] = &[
 /// of [`process::EXIT_STATUSES`].
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    match catch_unwind(AssertUnwindSafe(|| dispatch(args))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        // The main thread is one that the others need.
-        Err(_) => std::process::exit(PANIC_STATUS),
-        Ok(Err(failure)) => {
-            // Standard error may be closed; there is nowhere else to say it.
-            let _ = writeln!(std::io::stderr(), "torrent-cache: {failure}");
-            ExitCode::from(failure.status())
-        }
+    let ended = catch_unwind(AssertUnwindSafe(|| dispatch(args))).ok();
+    if let Some(Err(failure)) = &ended {
+        // Standard error may be closed; there is nowhere else to say it.
+        let _ = writeln!(std::io::stderr(), "torrent-cache: {failure}");
+    }
+    ExitCode::from(status(&ended))
+}
+
+/// `None`: the main thread has panicked, which is one that the others need.
+fn status(ended: &Option<Result<(), Failure>>) -> u8 {
+    match ended {
+        Some(Ok(())) => 0,
+        Some(Err(failure)) => failure.status(),
+        None => PANIC_STATUS,
     }
 }
 
@@ -142,6 +147,7 @@ fn text_help(text: &manual::Text) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::EXIT_STATUSES;
 
     #[test]
     fn the_help_of_a_command_shows_all_its_options() {
@@ -152,6 +158,18 @@ mod tests {
             let text = command_help(command);
             assert!(command.options.iter().all(|opt| text.contains(&opt.flag())), "{text}");
         }
+    }
+
+    #[test]
+    fn every_end_has_a_status_of_the_table() {
+        let broken = || Err(Failure::Broken("it broke".to_owned()));
+        let panicked = catch_unwind(|| panic!("ours")).ok();
+        let ended = [Some(Ok(())), Some(broken()), Some(Err(usage("no"))), panicked];
+        let statuses = ended.map(|ended| status(&ended));
+        assert_eq!(statuses, [0, 1, 2, 70]);
+        let known =
+            |status: &u8| EXIT_STATUSES.iter().any(|(known, _)| *known == i32::from(*status));
+        assert!(statuses.iter().all(known));
     }
 
     #[test]

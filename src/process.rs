@@ -55,7 +55,10 @@ pub const EXIT_STATUSES: &[(i32, &str)] = &[
     (0, "Stopped in order after a signal, or printed what was asked for."),
     (1, "Broke while it started or ran. The last line on standard error says why."),
     (2, "Cannot start as it is told to. The line on standard error names the option."),
-    (thread::PANIC_STATUS, "A thread that the others need has panicked: a fault of the program."),
+    (
+        thread::PANIC_STATUS as i32,
+        "A thread that the others need has panicked: a fault of the program.",
+    ),
     (SIGNAL_STATUS + SIGINT, "Ended at once by a second signal, SIGINT."),
     (SIGNAL_STATUS + SIGTERM, "Ended at once by a second signal, SIGTERM."),
 ];

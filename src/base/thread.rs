@@ -23,7 +23,7 @@ pub enum Role {
 }
 
 /// Exit status after a panic in a core thread.
-pub const PANIC_STATUS: i32 = 70;
+pub const PANIC_STATUS: u8 = 70;
 
 static LIVE: Ranked<Vec<String>> = Ranked::new(Rank::Leaf, Vec::new());
 
@@ -73,7 +73,7 @@ fn on_panic(name: &str, role: Role, panic: &(dyn Any + Send)) {
         Role::Connection => log::error!("thread {name} panicked, its connection is lost: {text}"),
         Role::Core => {
             log::error!("thread {name} panicked, the process ends: {text}");
-            process::exit(PANIC_STATUS);
+            process::exit(PANIC_STATUS.into());
         }
     }
 }

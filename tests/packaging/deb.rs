@@ -6,14 +6,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use torrent_cache::COMMANDS;
 
 use crate::manual::printed;
 use crate::support::process::Process;
-use crate::support::temp_dir;
 use crate::support::torrent_cache::binary;
+use crate::support::{PATIENCE, temp_dir};
 use crate::units::{UNITS, settings};
 use crate::{text, tree};
 
@@ -221,15 +222,25 @@ fn live() -> String {
     fs::write(probe.path().join("life.service"), LIFE_UNIT).expect("disk has room");
     // A container on `/` itself is refused; the mount goes with the namespace.
     let boot = "mount --bind / \"$1/root\" && exec systemd-nspawn --directory=\"$1/root\" \
-        --volatile=overlay --private-network --register=no --keep-unit --bind=\"$1:/probe\" \
+        --volatile=overlay --private-network --register=no --keep-unit \
+        --machine=torrent-cache-test --bind=\"$1:/probe\" \
         --bind-ro=\"$1/life.service:/etc/systemd/system/life.service\" \
         --boot systemd.unit=life.service";
     let is_root = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
     let words: &[&str] = if matches!(is_root, Ok(0)) { &[] } else { &["sudo"] };
-    let mut words = words.iter().copied().chain(["unshare", "--mount", "sh", "-c", boot, "sh"]);
-    let mut command = Command::new(words.next().expect("there are words"));
-    command.args(words).arg(probe.path()).env("SYSTEMD_COLORS", "0");
-    let booted = Process::run("systemd-nspawn", command, "systemd-container").output;
+    let words: Vec<&str> =
+        words.iter().copied().chain(["unshare", "--mount", "sh", "-c", boot, "sh"]).collect();
+    let start = Instant::now();
+    let booted = loop {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(probe.path()).env("SYSTEMD_COLORS", "0");
+        let output = Process::run("systemd-nspawn", command, "systemd-container").output;
+        // One at a time may be over this root, and it may be that of another run of the tests.
+        if !output.contains("is currently busy") || start.elapsed() > 4 * PATIENCE {
+            break output;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
     let log = fs::read_to_string(probe.path().join("log"));
     log.unwrap_or_else(|error| panic!("no log: {error}\n{booted}"))
 }

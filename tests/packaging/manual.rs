@@ -96,6 +96,16 @@ fn shells_can_read_their_completions() {
     }
 }
 
+/// The values of an option that has a few, sorted.
+fn offline() -> Vec<&'static str> {
+    let options = torrent_cache::client::OPTIONS.iter();
+    let value = options.filter(|opt| opt.name == "OFFLINE").map(|opt| opt.value).next();
+    let mut words: Vec<_> = value.expect("it is an option").split('|').collect();
+    words.sort_unstable();
+    assert!(words.len() > 1);
+    words
+}
+
 /// What bash completes the last of `words` to, sorted.
 fn bash_completes(words: &[&str]) -> Vec<String> {
     let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
@@ -132,9 +142,9 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(bash_completes(&["man", "client", "--po"]), [""; 0]);
     assert_eq!(bash_completes(&["client", "--cert"]), ["--certfile"]);
     assert_eq!(bash_completes(&["environment", "tracker", "--no"]), ["--no-etcd"]);
-    assert_eq!(bash_completes(&["client", "--offline", ""]), ["allow", "granted"]);
+    assert_eq!(bash_completes(&["client", "--offline", ""]), offline());
     assert_eq!(bash_completes(&["client", "--offline", "=", "a"]), ["allow"]);
-    assert_eq!(bash_completes(&["client", "--offline", "="]), ["allow", "granted"]);
+    assert_eq!(bash_completes(&["client", "--offline", "="]), offline());
     assert_eq!(bash_completes(&["client", "--port", "--"]), [""; 0]);
     let dir = temp_dir();
     let folder = dir.path().join("two words");
@@ -154,7 +164,7 @@ fn fish_completes_commands_options_and_values() {
     assert_eq!(fish_completes("torrent-cache client --cert"), ["--certfile"]);
     assert_eq!(fish_completes("torrent-cache man client --cert"), [""; 0]);
     assert_eq!(fish_completes("torrent-cache environment tracker --no"), ["--no-etcd"]);
-    assert_eq!(fish_completes("torrent-cache client --offline "), ["allow", "granted"]);
+    assert_eq!(fish_completes("torrent-cache client --offline "), offline());
 }
 
 /// What zsh offers for `line`, as it stands on a terminal.
