@@ -98,6 +98,20 @@ fn quotes(page: &str, sources: &[(String, String)]) -> Vec<Finding> {
     gone.map(|quote| Finding::new(TROUBLESHOOTING, 1, format!("nobody says: {quote}"))).collect()
 }
 
+/// Every metric that a page names is one of `known`.
+fn named_metrics((path, text): &(String, String), known: &[&str]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("torrent_cache_")) {
+            if !known.contains(&word) {
+                findings.push(Finding::new(path, index + 1, format!("no such metric: {word}")));
+            }
+        }
+    }
+    findings
+}
+
 /// Every link of a page to another place of the tree leads somewhere, and every page in `docs` is
 /// linked from the README.
 fn links(pages: &[(String, String)], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
@@ -225,6 +239,13 @@ mod tree {
     }
 
     #[test]
+    fn metrics_that_are_named_exist() {
+        let known: Vec<_> = figures::ALL.iter().map(|metric| metric.name).collect();
+        let pages = files(|path| path == "README.md" || path.starts_with("docs/"));
+        none(&pages.iter().flat_map(|page| named_metrics(page, &known)).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn links_lead_somewhere() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let pages = files(|path| path.ends_with(".md"));
@@ -282,6 +303,15 @@ mod snippets {
         let sources = [("src/x.rs".to_owned(), "warn!(\"disk {} is full\")".to_owned())];
         let page = "> disk {} is full\n\n> disk {} is gone\n\n## Its log\n\n| `no {}` | warn |\n";
         assert_eq!(quotes(page, &sources).len(), 2);
+    }
+
+    #[test]
+    fn metrics_that_are_gone_are_found() {
+        let text =
+            "rate(torrent_cache_a_total{x=\"y\"}[1h])\n`torrent_cache_b`, torrent_cache=debug";
+        let page = ("docs/a.md".to_owned(), text.to_owned());
+        let findings = named_metrics(&page, &["torrent_cache_a_total"]);
+        assert_eq!(findings.iter().map(|finding| finding.line).collect::<Vec<_>>(), [2]);
     }
 
     #[test]
