@@ -109,7 +109,9 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
         UpstreamError::Status(answer) => {
             let denied = matches!(answer.status, 401 | 403);
             if denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
-            pass_on(exchange, answer.status, answer)
+            let user_agent = exchange.head().headers.text("user-agent");
+            let status = passed_status(user_agent, answer.status);
+            pass_on(exchange, status, answer)
         }
         UpstreamError::Forbidden => {
             figures::REQUESTS_DENIED.add(1);
@@ -129,13 +131,24 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
 fn unreachable_status(user_agent: Option<&str>, error: &UpstreamError) -> u16 {
     match error {
         UpstreamError::BadRequest | UpstreamError::ClientBody(_) => 400,
-        _ if user_agent.is_some_and(|agent| agent.contains("libostree")) => 500,
+        _ if is_ostree(user_agent) => 500,
         UpstreamError::TimedOut => 504,
         _ => 502,
     }
 }
 
-/// The upstream's answer as it came, with `status`.
+/// The status to pass on. libostree gives up at once after any failure but 500 and 408, though the
+/// upstream has only asked for patience.
+fn passed_status(user_agent: Option<&str>, status: u16) -> u16 {
+    let is_passing = matches!(status, 425 | 429 | 501..=599);
+    if is_passing && is_ostree(user_agent) { 500 } else { status }
+}
+
+fn is_ostree(user_agent: Option<&str>) -> bool {
+    user_agent.is_some_and(|agent| agent.contains("libostree"))
+}
+
+/// The upstream's answer, as it came but for the status.
 fn pass_on(exchange: &mut Exchange<'_>, status: u16, answer: &Answer) -> Result<(), ExchangeError> {
     let mut headers = answer.headers.clone();
     // The body may have been cut to our bound: its length is what we send.
@@ -154,5 +167,9 @@ mod tests {
         assert_eq!(unreachable_status(ostree, &timed_out), 500);
         assert_eq!(unreachable_status(Some("skopeo/1.9.3"), &timed_out), 504);
         assert_eq!(unreachable_status(None, &UpstreamError::TooManyRedirects), 502);
+        for (status, passed) in [(503, 500), (429, 500), (500, 500), (404, 404), (401, 401)] {
+            assert_eq!(passed_status(ostree, status), passed);
+            assert_eq!(passed_status(None, status), status);
+        }
     }
 }
