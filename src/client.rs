@@ -95,6 +95,12 @@ pub const OPTIONS: &[Opt] = &[
         "The most that blobs may take: bytes, with K, M, G or T, or % of the file system.",
     ),
     Opt::new(
+        "OSTREE_REPOS",
+        "DIRS",
+        "",
+        "Colon-separated archive repositories of this host, to be shared from where they lie.",
+    ),
+    Opt::new(
         "OFFLINE",
         "granted|allow|deny",
         "granted",
@@ -178,6 +184,7 @@ struct Settings {
     catalog: CatalogConfig,
     engine: EngineConfig,
     store: StoreConfig,
+    repositories: Vec<PathBuf>,
     offline: Offline,
     allow: Vec<HostRule>,
 }
@@ -200,6 +207,7 @@ impl Settings {
                 root: values.path("STORAGE").unwrap_or_default(),
                 max: values.get("STORAGE_MAX")?.unwrap_or(Max::None),
             },
+            repositories: repositories(values)?,
             offline: needed(values, "OFFLINE")?,
             allow: list(values, "PROXY_ALLOW")?,
         })
@@ -235,6 +243,26 @@ fn registry(values: &Values) -> Result<Url, UsageError> {
         return Err(values.bad("REGISTRY_LOCATION", &"a registry has no path"));
     }
     Ok(url)
+}
+
+/// Each has to be an archive repository: a typing error shows at the start.
+fn repositories(values: &Values) -> Result<Vec<PathBuf>, UsageError> {
+    let name = "OSTREE_REPOS";
+    let text = values.text(name)?.unwrap_or_default();
+    let dirs = text.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let archive = |dir: PathBuf| {
+        let config = std::fs::read_to_string(dir.join("config"));
+        let config = config.map_err(|error| {
+            values.bad(name, &format!("{} is no OSTree repository: {error}", dir.display()))
+        })?;
+        let is_archive = config.lines().any(|line| {
+            let line: String = line.split_whitespace().collect();
+            matches!(line.as_str(), "mode=archive" | "mode=archive-z2")
+        });
+        let why = format!("{} is not in mode archive", dir.display());
+        if is_archive { Ok(dir) } else { Err(values.bad(name, &why)) }
+    };
+    dirs.map(archive).collect()
 }
 
 fn plain_registries(values: &Values) -> Result<Vec<Url>, UsageError> {
@@ -343,7 +371,7 @@ impl Client {
             upstream: Arc::clone(&upstream),
             engine: Arc::clone(&engine),
         };
-        let fetcher = Fetcher::new(parts, settings.offline);
+        let fetcher = Fetcher::new(parts, settings.offline, settings.repositories);
         let status = status_page(&store, &engine, &catalog, &fetcher);
         let pages = Admin::new(|| Ok(())).page("/status.json", "application/json", status);
         let registries = Registries::new(settings.registry, settings.plain_registries);
@@ -503,6 +531,7 @@ mod tests {
             ("TORRENT_LAST_PORT", "1"),
             ("ADVERTISE", "here"),
             ("OFFLINE", "maybe"),
+            ("OSTREE_REPOS", "/nowhere"),
         ] {
             let text = refused(name, value);
             assert!(text.starts_with(&format!("{name}={value}: ")), "{text}");

@@ -279,6 +279,9 @@ pub const FILE_OUTAGES_MAX: usize = 256;
 /// What is noted of a file beside its body: its URL and a few header fields.
 pub const FILE_NOTES_LEN_MAX: usize = 24 << 10;
 
+/// Between two looks through the repositories of this host.
+pub const ROOTS_PAUSE: Duration = Duration::from_secs(10);
+
 // Catalog.
 
 /// Blobs waiting to be published; when full, the oldest is dropped: it is published again at the

@@ -130,7 +130,7 @@ fn hash_again(partial: &Partial, buf: &mut [u8], len: u64) -> Result<Vec<Sha1Has
 }
 
 /// SHA-1 of each piece of our own geometry, over bytes that come in order.
-struct Pieces {
+pub(super) struct Pieces {
     piece_len: usize,
     filled: usize,
     hasher: Sha1,
@@ -139,7 +139,7 @@ struct Pieces {
 
 impl Pieces {
     /// `None`: a blob of this length has no pieces.
-    fn new(blob_len: u64) -> Option<Pieces> {
+    pub(super) fn new(blob_len: u64) -> Option<Pieces> {
         let geometry = Geometry::for_blob(blob_len).ok()?;
         Some(Pieces {
             piece_len: geometry.piece_len() as usize,
@@ -149,7 +149,8 @@ impl Pieces {
         })
     }
 
-    fn update(&mut self, mut bytes: &[u8]) {
+    /// Takes the next bytes.
+    pub(super) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (part, rest) = bytes.split_at(bytes.len().min(self.piece_len - self.filled));
             self.hasher.update(part);
@@ -162,7 +163,8 @@ impl Pieces {
         }
     }
 
-    fn finish(mut self) -> Vec<Sha1Hash> {
+    /// The hashes of all that came.
+    pub(super) fn finish(mut self) -> Vec<Sha1Hash> {
         if self.filled > 0 {
             self.hashes.push(self.hasher.finish());
         }

@@ -22,12 +22,14 @@ mod judge;
 mod open;
 mod reader;
 mod republish;
+mod roots;
 mod stream;
 mod superblock;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -80,6 +82,8 @@ pub struct Fetcher {
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
     upstream_rate: AtomicU64,
+    /// The archive repositories of this host.
+    repositories: Vec<PathBuf>,
     stop: Stop,
 }
 
@@ -112,9 +116,10 @@ impl fmt::Display for Transfer {
 }
 
 impl Fetcher {
-    /// A fetcher with no jobs; what the store holds is seeded from now on.
+    /// A fetcher with no jobs; what the store holds is seeded from now on, and so are the static
+    /// deltas in the archive `repositories` of this host.
     #[must_use]
-    pub fn new(parts: Parts, offline: Offline) -> Arc<Fetcher> {
+    pub fn new(parts: Parts, offline: Offline, repositories: Vec<PathBuf>) -> Arc<Fetcher> {
         let seeds = parts.store.seeds();
         for entry in &seeds {
             parts.engine.seed(entry);
@@ -131,9 +136,11 @@ impl Fetcher {
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
+            repositories,
             stop: Stop::new(),
         });
         republish::start(&fetcher, seeds);
+        roots::start(&fetcher);
         fetcher
     }
 

@@ -153,8 +153,11 @@ impl Reader {
         let wanted = len_max.min(releasable - offset);
         match &mut self.source {
             Source::Stored(blob) => {
-                self.at += wanted;
-                Ok(Chunk::File { file: blob.file(), offset, len: wanted })
+                let gone = || ReadError::Failed("the blob has become shorter".into());
+                let (file, place, left) = blob.locate(offset).ok_or_else(gone)?;
+                let len = wanted.min(left);
+                self.at += len;
+                Ok(Chunk::File { file, offset: place, len })
             }
             Source::Arriving(_) if wanted == 0 => Ok(Chunk::End),
             Source::Arriving(arriving) => {

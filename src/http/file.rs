@@ -2,7 +2,7 @@
 
 use crate::base::figures;
 use crate::fetch::{FetchError, FileKind, FileOutcome, FileReader, FileRequest};
-use crate::http::{Front, pass_on, refuse, relay, unreachable_status};
+use crate::http::{Front, pass_on, passing_status, refuse, relay, unreachable_status};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::http1::{BodyLen, Headers, Method, Url, Version};
 use crate::upstream::UpstreamError;
@@ -114,13 +114,6 @@ fn fail(exchange: &mut Exchange<'_>, url: &Url, error: &FetchError) -> Result<()
     }
 }
 
-/// libostree tries again after 500 and gives up at once after other statuses that may pass.
-fn passing_status(agent: Option<&str>, status: u16) -> u16 {
-    let may_pass = matches!(status, 429 | 502 | 503 | 504);
-    let ostree = agent.is_some_and(|agent| agent.contains("libostree"));
-    if may_pass && ostree { 500 } else { status }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,15 +150,5 @@ mod tests {
             assert!(!is_known(&headers(asked), &file), "{asked:?}");
         }
         assert!(!is_known(&headers(&[("If-Modified-Since", DATE)]), &headers(&[])));
-    }
-
-    #[test]
-    fn libostree_is_told_what_makes_it_try_again() {
-        let ostree = Some("libostree/2022.7 flatpak/1.14.10");
-        for status in [429, 502, 503, 504] {
-            assert_eq!(passing_status(ostree, status), 500);
-            assert_eq!(passing_status(Some("curl/8"), status), status);
-        }
-        assert_eq!(passing_status(ostree, 404), 404);
     }
 }

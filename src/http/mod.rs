@@ -110,7 +110,7 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
             let denied = matches!(answer.status, 401 | 403);
             if denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
             let user_agent = exchange.head().headers.text("user-agent");
-            let status = passed_status(user_agent, answer.status);
+            let status = passing_status(user_agent, answer.status);
             pass_on(exchange, status, answer)
         }
         UpstreamError::Forbidden => {
@@ -139,7 +139,7 @@ fn unreachable_status(user_agent: Option<&str>, error: &UpstreamError) -> u16 {
 
 /// The status to pass on. libostree gives up at once after any failure but 500 and 408, though the
 /// upstream has only asked for patience.
-fn passed_status(user_agent: Option<&str>, status: u16) -> u16 {
+fn passing_status(user_agent: Option<&str>, status: u16) -> u16 {
     let is_passing = matches!(status, 425 | 429 | 501..=599);
     if is_passing && is_ostree(user_agent) { 500 } else { status }
 }
@@ -168,8 +168,8 @@ mod tests {
         assert_eq!(unreachable_status(Some("skopeo/1.9.3"), &timed_out), 504);
         assert_eq!(unreachable_status(None, &UpstreamError::TooManyRedirects), 502);
         for (status, passed) in [(503, 500), (429, 500), (500, 500), (404, 404), (401, 401)] {
-            assert_eq!(passed_status(ostree, status), passed);
-            assert_eq!(passed_status(None, status), status);
+            assert_eq!(passing_status(ostree, status), passed);
+            assert_eq!(passing_status(None, status), status);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
 use crate::store::SeedEntry;
 use crate::store::error::StoreError;
+use crate::store::in_place::DeltaFiles;
 use crate::store::layout::Layout;
 
 /// A whole blob, open. It can be read for as long as it is held, even if it leaves the store
@@ -22,6 +23,20 @@ use crate::store::layout::Layout;
 #[derive(Debug)]
 pub struct Blob {
     seed: SeedEntry,
+    bytes: Bytes,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug)]
+enum Bytes {
+    /// In a file of the store.
+    Own(OwnFile),
+    /// In the files of a repository.
+    InPlace(DeltaFiles, Arc<Metainfo>),
+}
+
+#[derive(Debug)]
+struct OwnFile {
     path: PathBuf,
     torrent: PathBuf,
     file: Arc<File>,
@@ -49,31 +64,41 @@ impl Blob {
     pub(super) fn of_file(layout: &Layout, seed: SeedEntry, file: Arc<File>) -> Blob {
         let path = layout.blob(&seed.name);
         let torrent = layout.torrent(&seed.name, &seed.info_hash);
-        Blob { seed, path, torrent, file, touch_at: AtomicU64::new(0) }
+        let own = OwnFile { path, torrent, file, touch_at: AtomicU64::new(0) };
+        Blob { seed, bytes: Bytes::Own(own) }
+    }
+
+    /// The delta whose files these are.
+    pub(super) fn in_place(seed: SeedEntry, files: DeltaFiles, metainfo: Arc<Metainfo>) -> Blob {
+        Blob { seed, bytes: Bytes::InPlace(files, metainfo) }
     }
 
     /// Notes on disk that it is used now, for the order after a restart.
     pub(super) fn touch(&self) {
+        let Bytes::Own(own) = &self.bytes else { return };
         let now = Time::now();
-        let due = self.touch_at.load(Ordering::Relaxed);
+        let due = own.touch_at.load(Ordering::Relaxed);
         let next = (now + TOUCH_EVERY).nanos();
-        let set =
-            |at| self.touch_at.compare_exchange(due, at, Ordering::Relaxed, Ordering::Relaxed);
+        let set = |at| own.touch_at.compare_exchange(due, at, Ordering::Relaxed, Ordering::Relaxed);
         if now.nanos() >= due && set(next).is_ok() {
             // A file system that refuses costs only the order.
-            let _ = self.file.set_modified(SystemTime::now());
+            let _ = own.file.set_modified(SystemTime::now());
         }
     }
 
-    /// Makes sure that the file has its length, and its name: nobody but the store is to touch it,
-    /// but a blob that was open for long may have been cut or deleted.
+    /// Makes sure that the bytes are those that were opened: nobody but the store is to touch its
+    /// files, but a blob that was open for long may have been cut or deleted.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let meta = self.file.metadata();
-        let meta = meta.map_err(|error| StoreError::io("look at", &self.path, error))?;
+        let own = match &self.bytes {
+            Bytes::Own(own) => own,
+            Bytes::InPlace(files, _) => return files.check(),
+        };
+        let meta = own.file.metadata();
+        let meta = meta.map_err(|error| StoreError::io("look at", &own.path, error))?;
         if meta.len() == self.seed.len && meta.nlink() > 0 {
             Ok(())
         } else {
-            Err(StoreError::Damaged(self.path.clone()))
+            Err(StoreError::Damaged(own.path.clone()))
         }
     }
 
@@ -106,21 +131,33 @@ impl Blob {
     /// # Errors
     /// If the file cannot be read, or is not what was stored.
     pub fn metainfo(&self) -> Result<Metainfo, StoreError> {
-        let file = open_file(&self.torrent)?;
+        let torrent = match &self.bytes {
+            Bytes::Own(own) => &own.torrent,
+            Bytes::InPlace(_, metainfo) => return Ok(Metainfo::clone(metainfo)),
+        };
+        let file = open_file(torrent)?;
         let mut bytes = Vec::new();
         file.take(TORRENT_LEN_MAX as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(|error| StoreError::io("read", &self.torrent, error))?;
+            .map_err(|error| StoreError::io("read", torrent, error))?;
         let metainfo = Metainfo::decode(&bytes).ok().filter(|metainfo| {
             metainfo.info_hash() == self.info_hash() && metainfo.geometry().blob_len() == self.len()
         });
-        metainfo.ok_or_else(|| StoreError::Damaged(self.torrent.clone()))
+        metainfo.ok_or_else(|| StoreError::Damaged(torrent.clone()))
     }
 
-    /// Its bytes, for sending. Only positioned reads: all holders share the file's cursor.
+    /// Where the byte at `offset` lies, for sending: the file, the place in it, and how many bytes
+    /// of the blob follow there; `None`: beyond the end. Only positioned reads: all holders share
+    /// the file's cursor.
     #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
+    pub fn locate(&self, offset: u64) -> Option<(&File, u64, u64)> {
+        match &self.bytes {
+            Bytes::Own(own) => {
+                let left = self.len().checked_sub(offset).filter(|left| *left > 0)?;
+                Some((&own.file, offset, left))
+            }
+            Bytes::InPlace(files, _) => files.locate(offset),
+        }
     }
 
     /// Fills `buf` with the bytes at `offset`.
@@ -128,13 +165,18 @@ impl Blob {
     /// # Errors
     /// If the disk fails, or the bytes are not all in the blob.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let read = self.file.read_exact_at(buf, offset);
-        read.map_err(|error| StoreError::io("read", &self.path, error))
+        match &self.bytes {
+            Bytes::Own(own) => {
+                let read = own.file.read_exact_at(buf, offset);
+                read.map_err(|error| StoreError::io("read", &own.path, error))
+            }
+            Bytes::InPlace(files, _) => files.read_at(buf, offset),
+        }
     }
 }
 
 /// Opens a file of ours for reading; a link in its place is not followed.
-fn open_file(path: &Path) -> Result<File, StoreError> {
+pub(super) fn open_file(path: &Path) -> Result<File, StoreError> {
     let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
     opened.map_err(|error| StoreError::io("open", path, error))
 }

@@ -21,6 +21,10 @@ pub const FILES: &[(&str, &str)] = &[
     ("STORAGE/torrents/BLOB.INFOHASH.torrent", "The metainfo of a whole blob."),
     ("STORAGE/partial/BLOB", "A blob on its way; dropped by the next start."),
     ("STORAGE/partial/BLOB.torrent", "The metainfo of a blob that is nearly there."),
+    (
+        "STORAGE/in-place/BLOB.STATE.torrent",
+        "The metainfo of a static delta that lies in a repository of this host.",
+    ),
     ("STORAGE/files/FOLDER/HASH", "A small answer of an upstream, by the hash of its URL."),
     ("STORAGE/files/new/NUMBER", "One that is being written; dropped by the next start."),
 ];
@@ -32,6 +36,7 @@ pub struct Layout {
     blobs: PathBuf,
     torrents: PathBuf,
     partial: PathBuf,
+    in_place: PathBuf,
 }
 
 impl Layout {
@@ -43,6 +48,7 @@ impl Layout {
             blobs: root.join("blobs"),
             torrents: root.join("torrents"),
             partial: root.join("partial"),
+            in_place: root.join("in-place"),
         }
     }
 
@@ -53,7 +59,7 @@ impl Layout {
     /// With the path that could not be made, or is no directory.
     pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
         fs::create_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
-        for dir in [&self.blobs, &self.torrents, &self.partial] {
+        for dir in [&self.blobs, &self.torrents, &self.partial, &self.in_place] {
             let made = match DirBuilder::new().mode(0o700).create(dir) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let is_dir = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir());
@@ -118,6 +124,12 @@ impl Layout {
     #[must_use]
     pub fn partial(&self, name: &BlobName) -> PathBuf {
         self.partial.join(name.file_stem())
+    }
+
+    /// The metainfo of a delta that lies in a repository of this host in the state `key`.
+    #[must_use]
+    pub fn in_place(&self, name: &BlobName, key: &str) -> PathBuf {
+        self.in_place.join(format!("{}.{key}.torrent", name.file_stem()))
     }
 
     /// The metainfo of a blob that is being sealed.

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod feed;
+pub mod in_place;
 
 mod blob;
 mod error;
@@ -37,6 +38,7 @@ use crate::proto::metainfo::Metainfo;
 
 use self::backend::{Backend, Disk};
 use self::files::Files;
+use self::in_place::Adopted;
 use self::index::{Found, Gone, Index};
 use self::layout::Layout;
 
@@ -92,6 +94,7 @@ pub struct Store {
     max: Max,
     index: Ranked<Index>,
     files: Files,
+    adopted: Ranked<Adopted>,
     on_evict: OnceLock<OnEvict>,
     /// Locked for as long as the store is open.
     _lock: File,
@@ -128,6 +131,7 @@ impl Store {
             max: config.max,
             index: Ranked::new(Rank::Index, index),
             files,
+            adopted: Ranked::new(Rank::Leaf, Adopted::default()),
             on_evict: OnceLock::new(),
             _lock: lock,
         };
@@ -147,10 +151,11 @@ impl Store {
     /// The whole blob of this name, open; now it is the one used last.
     #[must_use]
     pub fn blob(&self, name: &BlobName) -> Option<Arc<Blob>> {
-        let found = self.index.lock().find(name)?;
+        let found = self.index.lock().find(name);
         let opened = match found {
-            Found::Open(blob) => blob.check().map(|()| Some(blob)),
-            Found::Closed { seed, born } => self.open_blob(seed, born),
+            Some(Found::Open(blob)) => blob.check().map(|()| Some(blob)),
+            Some(Found::Closed { seed, born }) => self.open_blob(seed, born),
+            None => return self.adopted(name),
         };
         match opened {
             Ok(blob) => blob.inspect(|blob| blob.touch()),
@@ -174,7 +179,8 @@ impl Store {
     /// The whole blob whose metainfo has this info-hash, as [`Store::blob`].
     #[must_use]
     pub fn by_info_hash(&self, info_hash: &Sha1Hash) -> Option<Arc<Blob>> {
-        let name = self.index.lock().name_of(info_hash)?;
+        let name = self.index.lock().name_of(info_hash);
+        let name = name.or_else(|| self.adopted_name(info_hash))?;
         self.blob(&name).filter(|blob| blob.info_hash() == *info_hash)
     }
 
@@ -353,6 +359,10 @@ impl Store {
     }
 
     fn tell(&self, seed: SeedEntry) {
+        if self.has_adopted(&seed.name) {
+            // It is served on, from where it lies.
+            return;
+        }
         if let Some(listener) = self.on_evict.get() {
             listener(seed);
         }

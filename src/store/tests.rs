@@ -190,7 +190,8 @@ fn a_lower_bound_and_the_order_of_use_hold_after_a_restart() {
     for number in 1..=3 {
         let blob = put(&store, &sample(number)).unwrap();
         let age = Duration::from_secs(1000 - u64::from(number));
-        blob.file().set_modified(SystemTime::now() - age).unwrap();
+        let (file, ..) = blob.locate(0).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
     }
     drop(store.blob(&name_of(&sample(1))));
     drop(store);

@@ -11,6 +11,7 @@ mod mirror;
 mod offline;
 mod pulls;
 mod repository;
+mod roots;
 mod site;
 
 use support::torrent_cache::Program;

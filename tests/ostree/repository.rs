@@ -159,7 +159,7 @@ impl Host {
         host
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("repo")
     }
 

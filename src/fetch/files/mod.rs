@@ -20,6 +20,7 @@ use crate::base::figures;
 use crate::base::hash::sha256;
 use crate::fetch::access::is_refusal;
 use crate::fetch::grants::{Credential, Scope, Standing};
+use crate::fetch::roots::PlacedObject;
 use crate::fetch::{FetchError, Fetcher};
 use crate::limits;
 use crate::log_limited;
@@ -94,6 +95,7 @@ pub struct FileReader {
 enum FileBody {
     Whole { bytes: Vec<u8>, taken: bool },
     Stored(Box<StoredFile>),
+    InPlace(Box<PlacedObject>),
     Arriving(Box<Arriving>),
 }
 
@@ -113,6 +115,7 @@ impl FileReader {
                 Ok(all)
             }
             FileBody::Stored(file) => file.next_part().map_err(|error| error.to_string()),
+            FileBody::InPlace(object) => object.next_part().map_err(|error| error.to_string()),
             FileBody::Arriving(arriving) => arriving.next_part(),
         }
     }
@@ -120,6 +123,12 @@ impl FileReader {
     fn whole(status: u16, headers: Headers, bytes: Vec<u8>, source: &'static str) -> FileReader {
         let len = Some(bytes.len() as u64);
         FileReader { status, headers, len, source, body: FileBody::Whole { bytes, taken: false } }
+    }
+
+    fn in_place(object: PlacedObject) -> FileReader {
+        let len = Some(object.len());
+        let body = FileBody::InPlace(Box::new(object));
+        FileReader { status: 200, headers: Headers::new(), len, source: "store", body }
     }
 
     fn stored(file: StoredFile, source: &'static str) -> FileReader {
@@ -320,11 +329,23 @@ impl Fetcher {
 impl Fetcher {
     /// The object, if it is here and the upstream would give it to this request.
     fn object_here(&self, asker: &Asker<'_>) -> Result<Option<FileReader>, FetchError> {
-        let Some(file) = self.store().file(&asker.url) else { return Ok(None) };
+        let Some(file) = self.store().file(&asker.url) else { return self.object_in_place(asker) };
         match self.may_have(asker, file.meta().public)? {
             Verdict::Give(source) => {
                 if source == "stale" { &figures::FILES_STALE } else { &figures::FILES_HIT }.add(1);
                 Ok(Some(FileReader::stored(file, source)))
+            }
+            Verdict::Fetch => Ok(None),
+        }
+    }
+
+    /// The object out of a repository of this host, if one has it.
+    fn object_in_place(&self, asker: &Asker<'_>) -> Result<Option<FileReader>, FetchError> {
+        let Some(object) = self.placed_object(&asker.request.origin.url) else { return Ok(None) };
+        match self.may_have(asker, false)? {
+            Verdict::Give(source) => {
+                if source == "stale" { &figures::FILES_STALE } else { &figures::FILES_HIT }.add(1);
+                Ok(Some(FileReader { source, ..FileReader::in_place(object) }))
             }
             Verdict::Fetch => Ok(None),
         }
