@@ -68,7 +68,7 @@ fn deltas_are_seeded_and_served_without_a_copy() {
     assert_eq!(files_below(&storage.join("in-place")), 1);
     assert!(owner.stop().success());
     owner.start_again();
-    wait_until_served(&owner, 2);
+    wait_until_served(&owner, 1);
 }
 
 #[test]
