@@ -231,6 +231,8 @@ pub const DELTAS_LEARNT_MAX: usize = 2 * DELTAS_LISTED_MAX;
 /// Static deltas whose files are remembered by URL, 4 KiB for one of 500 parts; when full, all are
 /// forgotten, and a part's superblock is looked at again.
 pub const DELTAS_SERVED_MAX: usize = 1024;
+/// Files of a delta that come from upstream at once: as many as libostree asks for.
+pub const DELTA_STREAMS: usize = 2;
 /// How often a part of a delta that is wrong is taken from the upstream before the delta is given
 /// up.
 pub const PART_TRIES_MAX: u32 = 2;

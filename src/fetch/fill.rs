@@ -220,6 +220,19 @@ impl Fill {
         Ok(Span { offset: new_at, len: new.len() as u64 })
     }
 
+    /// Takes bytes that came for `span`.
+    pub(super) fn take(&self, span: Span, bytes: &[u8]) -> Result<(), FillError> {
+        self.gauge.count(bytes.len());
+        let new = self.write_new(span.offset, bytes)?;
+        self.partial.feed().mark(new);
+        Ok(())
+    }
+
+    /// Whether nobody waits for this stream any more.
+    pub(super) fn is_left(&self) -> bool {
+        self.gauge.is_left()
+    }
+
     fn learn_len(&self, told: Option<u64>) -> Result<(), FillError> {
         match (self.partial.len(), told) {
             (None, Some(told)) => Ok(self.partial.set_len(told)?),

@@ -427,7 +427,10 @@ impl Conductor {
             thread::spawn(format!("fill {}", self.job.name.short()), Role::Core, move || {
                 let result = match &swarm {
                     Some((metainfo, membership)) => fill.pieces(membership, metainfo, &run),
-                    None => fill.gap(run.from, begun),
+                    None => match fill.place.layout.clone() {
+                        Some(layout) => fill.files(&layout, run.from),
+                        None => fill.gap(run.from, begun),
+                    },
                 };
                 let _ = events.send(Event::FillEnded { gauge: ended, result });
             });

@@ -19,6 +19,7 @@ mod fill;
 mod follow;
 mod job;
 mod judge;
+mod lanes;
 mod open;
 mod reader;
 mod republish;

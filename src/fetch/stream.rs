@@ -110,6 +110,13 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Reads past the end, so that the connection can be used again.
+    pub(super) fn drain(&mut self) {
+        let _ = self.body.read(&mut [0; 1]);
+    }
+}
+
 impl Files {
     /// Asks for what is wanted of the `index`-th file, from `at` on, and stands at its first byte.
     fn open(&mut self, index: usize) -> Result<Body, UpstreamError> {

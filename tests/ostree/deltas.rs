@@ -152,6 +152,21 @@ fn wrong_bytes_of_a_peer_are_fetched_elsewhere() {
     assert!(client.metric(FROM_UPSTREAM) > 0);
 }
 
+/// libostree waits for two parts at a time, and newer versions not for long.
+#[test]
+fn a_part_that_stalls_does_not_keep_the_next_from_coming() {
+    let world = World::start();
+    with_delta(&world.repository, 60);
+    let parts = world.repository.parts();
+    let upstream = FaultProxy::start(world.site.addr());
+    upstream.fail(&parts[0], usize::MAX, Fault::Stall { after: 100 });
+    let client = Program::client("client", &[]);
+    let host = Host::new(&format!("{}/repo", upstream.url()), proxy(&client));
+    let mut pull = Process::spawn("ostree", host.command(&["main"]), "ostree");
+    wait_for("the second part", || (asked(&upstream, &parts[1]) > 0).then_some(()));
+    pull.kill();
+}
+
 /// What the catalog says of a delta is held against its superblock.
 #[test]
 fn an_entry_of_the_catalog_that_lies_is_passed_over() {

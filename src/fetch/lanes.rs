@@ -1,0 +1,98 @@
+//! The stream of a delta from upstream: two files at a time, as libostree itself would fetch them.
+//!
+//! One after the other, a client that waits for the second of two parts would hear nothing until
+//! the first is there; on a slow line it would give up.
+
+use crate::fetch::fill::{Fill, FillEnd, FillError};
+use crate::fetch::stream::Stream;
+use crate::limits;
+use crate::proto::geometry::Span;
+use crate::proto::ostree::layout::Layout;
+use crate::upstream::UpstreamError;
+
+/// A file on its way.
+struct Lane {
+    stream: Stream,
+    at: u64,
+    end: u64,
+}
+
+impl Fill {
+    /// Brings all files that are missing, those first that readers wait for, then the others in
+    /// order from byte `from` on. When one breaks, those that are on their way come to their end
+    /// first: none is asked for again because of another.
+    pub(super) fn files(&self, layout: &Layout, from: u64) -> Result<FillEnd, FillError> {
+        let mut lanes: Vec<Lane> = Vec::new();
+        let mut broken = None;
+        let mut buf = vec![0; limits::COPY_LEN];
+        loop {
+            while broken.is_none()
+                && lanes.len() < limits::DELTA_STREAMS
+                && let Some((start, end)) = self.next_gap(layout, &lanes, from)
+            {
+                match Stream::open(&self.upstream, &self.place, start, Some(end)) {
+                    Ok(stream) => lanes.push(Lane { at: stream.offset, stream, end }),
+                    Err(error) => broken = Some(FillError::Upstream(error)),
+                }
+            }
+            if lanes.is_empty() {
+                return broken.map_or(Ok(FillEnd::Done), Err);
+            }
+            let mut left = Vec::with_capacity(lanes.len());
+            for mut lane in lanes {
+                match self.advance(&mut lane, &mut buf) {
+                    Ok(()) if self.is_left() => return Ok(FillEnd::Left),
+                    Ok(()) if lane.at < lane.end => left.push(lane),
+                    Ok(()) => lane.stream.drain(),
+                    Err(error @ FillError::Store(_)) => return Err(error),
+                    Err(error) => broken = Some(error),
+                }
+            }
+            lanes = left;
+        }
+    }
+
+    /// Takes what comes next of a file.
+    fn advance(&self, lane: &mut Lane, buf: &mut [u8]) -> Result<(), FillError> {
+        let room = usize::try_from(lane.end - lane.at).unwrap_or(usize::MAX).min(buf.len());
+        let len = lane.stream.read(&mut buf[..room])?;
+        if self.is_left() {
+            return Ok(());
+        }
+        if len == 0 {
+            return Err(FillError::Upstream(UpstreamError::WrongLength));
+        }
+        self.take(Span { offset: lane.at, len: len as u64 }, &buf[..len])?;
+        lane.at += len as u64;
+        Ok(())
+    }
+
+    /// The next run to ask for: missing, of one file, and not on its way.
+    fn next_gap(&self, layout: &Layout, lanes: &[Lane], from: u64) -> Option<(u64, u64)> {
+        let feed = self.partial.feed();
+        let gap = |start: u64| {
+            let (start, end) = feed.gap_from(start)?;
+            let file = layout.span(layout.file_at(start)?)?;
+            Some((start, end.unwrap_or(file.end()).min(file.end())))
+        };
+        let is_free =
+            |(start, _): &(u64, u64)| !lanes.iter().any(|lane| (lane.at..lane.end).contains(start));
+        let wanted = feed.readers().into_iter().filter_map(gap).find(is_free);
+        wanted.or_else(|| free_gap(&gap, &is_free, from)).or_else(|| free_gap(&gap, &is_free, 0))
+    }
+}
+
+/// The first gap at or after `start` that is free.
+fn free_gap(
+    gap: &impl Fn(u64) -> Option<(u64, u64)>,
+    is_free: &impl Fn(&(u64, u64)) -> bool,
+    mut start: u64,
+) -> Option<(u64, u64)> {
+    loop {
+        let found = gap(start)?;
+        if is_free(&found) {
+            return Some(found);
+        }
+        start = found.1;
+    }
+}
