@@ -20,7 +20,7 @@ use torrent_cache::proto::etcd::{
 
 fn config(members: &[Etcd]) -> CatalogConfig {
     let endpoints = members.iter().map(Etcd::url).collect();
-    CatalogConfig { endpoints, login: None, roots: Roots::BuiltIn }
+    CatalogConfig { endpoints, login: None, roots: Roots(Vec::new()) }
 }
 
 fn start(members: &[Etcd]) -> Catalog {
@@ -121,7 +121,7 @@ fn a_hostile_etcd_gives_errors_and_cannot_fill_the_memory() {
     ] {
         let origin = Origin::always(steps.clone());
         let endpoints = vec![origin.url("/")];
-        let config = CatalogConfig { endpoints, login: None, roots: Roots::BuiltIn };
+        let config = CatalogConfig { endpoints, login: None, roots: Roots(Vec::new()) };
         let catalog = Catalog::start(config).expect("a thread can be started");
         let before = Instant::now();
         let answer = catalog.lookup(&name('1'), Time::now() + limits::CATALOG_LOOKUP);

@@ -20,7 +20,7 @@ use torrent_cache::proto::http1::{BodyLen, Headers, Method, Url};
 use torrent_cache::upstream::{self, Body, HostRule, Upstream, UpstreamConfig, UpstreamError};
 
 fn config() -> UpstreamConfig {
-    UpstreamConfig { registry: None, roots: Roots::BuiltIn, allow: Vec::new() }
+    UpstreamConfig { registry: None, roots: Roots(Vec::new()), allow: Vec::new() }
 }
 
 fn upstream() -> Upstream {
@@ -555,7 +555,7 @@ fn only_a_trusted_certificate_is_talked_to() {
     let result = upstream().blob(&origin, 0, None);
     assert!(matches!(result, Err(UpstreamError::Tls(_))), "{result:?}");
     let certificate = CertificateDer::from_pem_file(&cert).unwrap();
-    let trusting = UpstreamConfig { roots: Roots::Certificates(vec![certificate]), ..config() };
+    let trusting = UpstreamConfig { roots: Roots(vec![certificate]), ..config() };
     let mut body = Upstream::new(trusting).blob(&origin, 0, None).unwrap();
     assert_eq!(read_all(&mut body).unwrap(), b"x");
     serving.join().unwrap();

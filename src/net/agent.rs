@@ -85,12 +85,8 @@ pub fn agent(config: &AgentConfig) -> Agent {
 /// each request that has a deadline.)
 #[must_use]
 pub fn agent_with(config: &AgentConfig, resolver: Resolver) -> Agent {
-    let roots = match &config.roots {
-        Roots::BuiltIn => RootCerts::WebPki,
-        Roots::Certificates(all) => {
-            RootCerts::from(all.iter().map(|one| Certificate::from_der(one).to_owned()))
-        }
-    };
+    let roots = &config.roots.0;
+    let roots = RootCerts::from(roots.iter().map(|one| Certificate::from_der(one).to_owned()));
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(tls::provider())

@@ -153,18 +153,12 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
     written().map_err(|error| file(path, &error))
 }
 
-/// Whom our clients trust.
+/// The certificates of the authorities that our clients trust.
 #[derive(Clone, Debug)]
-pub enum Roots {
-    /// These certificates.
-    Certificates(Vec<CertificateDer<'static>>),
-    /// Mozilla's, which are built in.
-    BuiltIn,
-}
+pub struct Roots(pub Vec<CertificateDer<'static>>);
 
 /// The roots of the system, those of Mozilla if it has none, and the certificates of `extra`, a PEM
-/// file. On a system without roots an `extra` file stands alone: it must then hold all that is
-/// needed.
+/// file.
 ///
 /// # Errors
 /// If `extra` cannot be read or holds no certificate.
@@ -173,17 +167,19 @@ pub fn client_roots(extra: Option<&Path>) -> Result<Roots, TlsError> {
     for error in &native.errors {
         log::warn!("some certificates of the system cannot be read: {error}");
     }
-    let mut certificates = native.certs;
-    if certificates.is_empty() && extra.is_some() {
-        log::warn!("the system has no root certificates: only the given ones are trusted");
-    }
+    roots(native.certs, extra)
+}
+
+fn roots(system: Vec<CertificateDer<'static>>, extra: Option<&Path>) -> Result<Roots, TlsError> {
+    // An empty container has none.
+    let mut all = match system.is_empty() {
+        true => webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec(),
+        false => system,
+    };
     if let Some(path) = extra {
-        certificates.extend(read_certificates(path)?);
+        all.extend(read_certificates(path)?);
     }
-    if certificates.is_empty() {
-        return Ok(Roots::BuiltIn);
-    }
-    Ok(Roots::Certificates(certificates))
+    Ok(Roots(all))
 }
 
 #[cfg(test)]
@@ -235,10 +231,10 @@ mod tests {
         let cert = folder.path().join("cert.pem");
         server_config(&cert, &folder.path().join("key.pem"), &[]).unwrap();
         let ours = read_certificates(&cert).unwrap();
-        let Roots::Certificates(all) = client_roots(Some(&cert)).unwrap() else {
-            panic!("at least the extra one")
-        };
-        assert!(all.contains(&ours[0]));
+        let system = client_roots(Some(&cert)).unwrap().0;
+        assert!(system.len() > 1 && system.contains(&ours[0]));
+        let built_in = roots(Vec::new(), Some(&cert)).unwrap().0;
+        assert!(built_in.len() > 100 && built_in.contains(&ours[0]));
         assert!(client_roots(Some(&folder.path().join("absent"))).is_err());
     }
 }

@@ -75,6 +75,33 @@ fn the_original_commands_make_a_network() {
     }
 }
 
+/// From an image that holds nothing else, names are looked up, upstreams are spoken to over TLS,
+/// and an authority of the user is trusted: one client is the upstream of another.
+#[test]
+fn an_upstream_is_found_by_name_and_trusted() {
+    let image = Image::random(42, &[2 * MIB]);
+    let host = Host::alone();
+    let registry = host.registry(&image);
+    let _engine = host.engine(&[]);
+    host.sh("docker network create network");
+    host.sh(&format!(
+        "docker run --detach --network network --name first --hostname first \
+         -e REGISTRY_LOCATION={} client",
+        registry.url()
+    ));
+    let first = host.container("first");
+    host.sh("docker cp first:/etc/torrent-proxy/ssl/cert.pem authority.pem");
+    host.sh("docker run --detach --network network --name second -p 8888:8888 \
+         -v $PWD/authority.pem:/authority.pem -e CA=/authority.pem \
+         -e REGISTRY_LOCATION=https://first:8888 client");
+    let second = host.container("second");
+    host.skopeo_layers(&image, 8888);
+    for client in [&first, &second] {
+        assert_eq!(client.metric(FROM_UPSTREAM), image.blob_bytes(), "{}", client.log());
+    }
+    host.sh("docker stop first second");
+}
+
 /// The images hold the program, etcd and what etcd needs, and nothing else.
 #[test]
 fn the_images_are_small() {

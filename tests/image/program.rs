@@ -61,6 +61,20 @@ fn a_program_that_needs_libraries_is_refused() {
     assert!(checked.output.contains("libc.so.6"), "{}", checked.output);
 }
 
+/// A panic in the thread of a connection is caught, with the unwinder and the optimisations of the
+/// static binary.
+#[test]
+fn its_threads_survive_a_panic() {
+    const CLAIM: &str = "a_panic_in_a_connection_is_counted_and_survived";
+    static_binary();
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()).env(format!("CC_{}", target.replace('-', "_")), "musl-gcc");
+    command.args(["test", "--release", "--locked", "--lib", "--target", &target, CLAIM]);
+    let output = build(command);
+    assert!(output.contains(&format!("{CLAIM} ... ok")), "{output}");
+}
+
 fn with(program: &str, arguments: &[&Path]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);

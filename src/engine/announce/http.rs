@@ -22,7 +22,7 @@ pub(super) struct HttpTracker {
 impl HttpTracker {
     pub(super) fn new(url: &str) -> HttpTracker {
         let joint = if url.contains('?') { '&' } else { '?' };
-        let roots = client_roots(None).unwrap_or(Roots::BuiltIn);
+        let roots = client_roots(None).unwrap_or(Roots(Vec::new()));
         let config = AgentConfig::for_calls(ANNOUNCE_CALL, roots);
         HttpTracker { base: format!("{url}{joint}"), agent: agent(&config) }
     }

@@ -140,7 +140,7 @@ impl Etcd {
         // One word to stop, one from the log of the one child there is.
         let (events, inbox) = mailbox(2);
         let health = Arc::new(Ranked::new(Rank::Status, Health::Silent));
-        let agent = agent(&AgentConfig::for_calls(PROBE, Roots::BuiltIn));
+        let agent = agent(&AgentConfig::for_calls(PROBE, Roots(Vec::new())));
         let supervisor = Supervisor {
             config,
             agent,

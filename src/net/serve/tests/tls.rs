@@ -20,13 +20,12 @@ fn tls_rig(change: impl FnOnce(&mut ServerConfig)) -> (Rig, Roots, tempfile::Tem
         change(server);
     });
     let der = rustls::pki_types::CertificateDer::from_pem_file(&cert).unwrap();
-    (rig, Roots::Certificates(vec![der]), folder)
+    (rig, Roots(vec![der]), folder)
 }
 
 fn secure(rig: &Rig, roots: &Roots) -> StreamOwned<ClientConnection, TcpStream> {
     let mut store = RootCertStore::empty();
-    let Roots::Certificates(certificates) = roots else { panic!("ours are given") };
-    store.add_parsable_certificates(certificates.iter().cloned());
+    store.add_parsable_certificates(roots.0.iter().cloned());
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
