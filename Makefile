@@ -28,7 +28,7 @@ help:
 	@echo 'make run-tracker   the tracker and its etcd, in the foreground'
 	@echo 'make run-client    a client that uses them, in the foreground'
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
-	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS (needs nightly Rust; gets cargo-fuzz)'
+	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS, or FUZZ_TARGETS (gets cargo-fuzz)'
 	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
 	@echo 'make clean         removes what was built'
 	@echo
@@ -83,13 +83,9 @@ run-client: build
 	@exec target/release/torrent-cache client
 
 FUZZ_SECONDS ?= 60
+fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)
 fuzz:
-	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	@for target in $$($(CARGO) +nightly fuzz list); do \
-		mkdir -p fuzz/corpus/$$target; \
-		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target tests/vectors -- \
-			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
+	@fuzz/run.sh $(FUZZ_TARGETS)
 
 # All benches, or the one that BENCH names; ROWS are words that select rows of it.
 bench: build

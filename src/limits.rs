@@ -68,6 +68,8 @@ pub const HTTP_READ: Duration = Duration::from_secs(30);
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// A tunnel in which nothing moved for this long is closed.
 pub const HTTP_TUNNEL_IDLE: Duration = Duration::from_secs(600);
+/// A tunnel in which nothing moved for this long is not waited for by a stop.
+pub const HTTP_TUNNEL_QUIET: Duration = Duration::from_millis(500);
 /// A client that takes no byte of its response for this long is gone. Long, because a runtime that
 /// unpacks a layer reads in bursts.
 pub const HTTP_WRITE: Duration = Duration::from_secs(300);
@@ -89,6 +91,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
 /// Open connections of one client address. Many hosts may stand behind one.
 pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
 /// Workers of one server: requests served at once; when all are busy, readable connections wait.
+/// One client address has at most as many as it leaves free, so half of them: slow readers of one
+/// host leave workers for the others.
 pub const HTTP_WORKERS_MAX: usize = 256;
 /// What a handler left of a request's body is read up to this length to keep the connection; beyond
 /// it, closing costs less.

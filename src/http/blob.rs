@@ -2,7 +2,7 @@
 
 use crate::base::figures;
 use crate::fetch::{BlobRequest, Chunk, FetchError, Reader};
-use crate::http::{Front, fail, relay};
+use crate::http::{Front, fail, fail_read, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{BodyLen, ByteRange, ContentRange, Headers, Method, Url, Version};
@@ -116,9 +116,15 @@ pub(super) fn send(
         None if exchange.head().version == Version::Http10 => BodyLen::UntilClose,
         None => BodyLen::Chunked,
     };
+    // While no byte is there, the client can still be told that none will come.
+    let name = reader.name();
+    let mut next = match reader.next(SEND_LEN) {
+        Err(error) => return fail_read(exchange, name, &error),
+        next => next,
+    };
     exchange.start(if is_part { 206 } else { 200 }, &headers, len)?;
     loop {
-        match reader.next(SEND_LEN) {
+        match next {
             Ok(Chunk::File { file, offset, len }) => {
                 exchange.send_file(file, offset, len)?;
                 figures::BYTES_TO_CLIENTS.add(len);
@@ -134,6 +140,7 @@ pub(super) fn send(
                 return Err(ExchangeError::Cut(error.to_string()));
             }
         }
+        next = reader.next(SEND_LEN);
     }
 }
 

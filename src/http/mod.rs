@@ -22,8 +22,9 @@ use std::sync::Arc;
 use crate::base::figures;
 use crate::base::hash::hex;
 use crate::base::sys;
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::{FetchError, Fetcher, ReadError};
 use crate::net::serve::{Exchange, ExchangeError, Handler};
+use crate::proto::blob::BlobName;
 use crate::proto::http1::{Headers, Url};
 use crate::proto::oci;
 use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
@@ -124,6 +125,22 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
             refuse(exchange, status, "UNAVAILABLE", &error.to_string())
         }
     }
+}
+
+/// Tells the client that no source has even the first byte, or that what came is wrong.
+fn fail_read(
+    exchange: &mut Exchange<'_>,
+    name: BlobName,
+    error: &ReadError,
+) -> Result<(), ExchangeError> {
+    if let ReadError::Upstream(error) = error {
+        return fail_upstream(exchange, error);
+    }
+    figures::REQUESTS_FAILED.add(1);
+    crate::log_limited!(warn, "blob {name}: no byte of it can be given: {error}");
+    let retries_500_only = is_ostree(exchange.head().headers.text("user-agent"));
+    let status = if retries_500_only { 500 } else { 502 };
+    refuse(exchange, status, "UNAVAILABLE", &error.to_string())
 }
 
 /// libostree tries again after 500 and gives up at once after 502 or 504; everybody else is told

@@ -4,7 +4,8 @@
 //! A law panics where it is broken. Most say: what is read, is read again from what it is written
 //! as.
 
-use torrent_cache::proto::bencode::{self, Value};
+use bip_bencode::{BDecodeOpt, BRefAccess, BencodeRef, BencodeRefKind};
+use torrent_cache::proto::bencode::{self, BencodeError, Value};
 use torrent_cache::proto::ext::ExtHandshake;
 use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::proto::peer::{Frame, Handshake, Message, encode_block_head};
@@ -13,13 +14,49 @@ use torrent_cache::proto::tracker::{
 };
 use torrent_cache::proto::tracker_udp::{DATAGRAM_LEN_MAX, Family, Request, Response};
 
-/// Bencode that is taken has one form: the one it came in.
+/// Bencode that is taken has one form, the one it came in, and means what another decoder reads.
 pub fn bencode(input: &[u8]) {
+    agree_on_bencode(input);
     if let Ok((value, used)) = bencode::decode_prefix(input) {
         let mut out = Vec::new();
         put(&mut out, &value);
         assert_eq!(out, input[..used]);
         assert_eq!(bencode::decode(input).is_ok(), used == input.len());
+    }
+}
+
+/// Ours and `bip_bencode` take and refuse the same.
+fn agree_on_bencode(input: &[u8]) {
+    let theirs = BencodeRef::decode(input, BDecodeOpt::new(32, true, true));
+    match (bencode::decode(input), theirs) {
+        (Ok(ours), Ok(theirs)) => assert!(same(&ours, &theirs)),
+        (Ok(_), Err(error)) => panic!("{}: only ours: {error}", input.escape_ascii()),
+        // The other one takes a plus sign in front of a number, against BEP 3.
+        (Err(BencodeError::BadNumber | BencodeError::UnexpectedByte(_)), Ok(_))
+            if input.contains(&b'+') => {}
+        (Err(error), Ok(_)) => panic!("{}: only theirs: {error}", input.escape_ascii()),
+        (Err(_), Err(_)) => {}
+    }
+}
+
+/// Whether both decoders read the same.
+fn same(ours: &Value<'_>, theirs: &BencodeRef<'_>) -> bool {
+    match (ours, theirs.kind()) {
+        (Value::Int(ours), BencodeRefKind::Int(theirs)) => *ours == theirs,
+        (Value::Bytes(ours), BencodeRefKind::Bytes(theirs)) => *ours == theirs,
+        (Value::List(ours), BencodeRefKind::List(theirs)) => {
+            ours.len() == theirs.len()
+                && ours.iter().zip(theirs).all(|(ours, theirs)| same(ours, theirs))
+        }
+        (Value::Dict(ours), BencodeRefKind::Dict(theirs)) => {
+            let theirs = theirs.to_list();
+            ours.iter().count() == theirs.len()
+                && ours
+                    .iter()
+                    .zip(theirs)
+                    .all(|(ours, theirs)| ours.0 == *theirs.0 && same(ours.1, theirs.1))
+        }
+        _ => false,
     }
 }
 

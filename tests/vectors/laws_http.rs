@@ -1,18 +1,20 @@
 //! What must hold for each codec of the HTTP side and any input at all: heads, chunks, ranges,
 //! URLs, registry paths, the answers of etcd. Used as the laws beside it are.
 
+use torrent_cache::limits::{HTTP_HEAD_LEN_MAX, HTTP_HEADERS_MAX};
 use torrent_cache::proto::etcd::{
     LeaseAnswer, RangeAnswer, Refusal, TxnAnswer, decode_deleted, decode_done, decode_token,
 };
 use torrent_cache::proto::http1::{
-    BodyLen, ByteRange, ChunkDecoder, ChunkStep, ContentRange, RangeAnswer as Cut, RequestHead,
-    Target, Url,
+    BodyLen, ByteRange, ChunkDecoder, ChunkStep, ContentRange, HeadError, RangeAnswer as Cut,
+    RequestHead, Target, URL_LEN_MAX, Url, Version,
 };
 use torrent_cache::proto::{base64, oci};
 
 /// A head that is taken is taken alike wherever it is cut, frames its body in one way, and has
 /// fields that no other field can hide in.
 pub fn http_head(input: &[u8]) {
+    agree_on_heads(input);
     let Ok(Some((head, used))) = RequestHead::decode(input) else { return };
     assert!(used <= input.len());
     assert_eq!(
@@ -32,6 +34,61 @@ pub fn http_head(input: &[u8]) {
     if let Target::Origin(target) = &head.target {
         assert!(target.starts_with('/'));
     }
+}
+
+/// What ours takes, `httparse` takes alike and RFC 9112 allows; what only `httparse` takes breaks a
+/// rule that ours names.
+fn agree_on_heads(input: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
+    let mut theirs = httparse::Request::new(&mut fields);
+    let parsed = theirs.parse(input);
+    match (RequestHead::decode(input), parsed) {
+        (Ok(Some((head, used))), Ok(httparse::Status::Complete(their_used))) => {
+            assert_eq!(used, their_used);
+            assert_eq!(Some(head.method.as_str()), theirs.method);
+            assert_eq!(head.version == Version::Http11, theirs.version == Some(1));
+            let theirs = theirs.headers.iter().map(|field| (field.name, field.value));
+            assert!(head.headers.iter().eq(theirs));
+            assert!(is_allowed(&input[..used]), "{}", input[..used].escape_ascii());
+        }
+        (Ok(Some(_)), theirs) => panic!("{}: only ours: {theirs:?}", input.escape_ascii()),
+        (Err(error), Ok(httparse::Status::Complete(used))) => {
+            let strict = matches!(error, HeadError::Malformed(_) | HeadError::Framing(_))
+                || matches!(error, HeadError::TargetTooLong) && used > URL_LEN_MAX
+                || matches!(error, HeadError::TooLarge) && used > HTTP_HEAD_LEN_MAX;
+            assert!(strict, "{}: {error}", input.escape_ascii());
+        }
+        (Ok(None), Ok(httparse::Status::Complete(_))) => {
+            panic!("{}: ours waits for more", input.escape_ascii())
+        }
+        _ => {}
+    }
+}
+
+/// RFC 9112 sections 2.2, 3 and 5, without what it lets a server repair: lines end with CRLF, a
+/// request line has three words, a field has a name of token characters and no control in its
+/// value.
+fn is_allowed(head: &[u8]) -> bool {
+    // One character for each byte: those beyond ASCII may stand in values.
+    let text: String = head.iter().map(|&byte| char::from(byte)).collect();
+    let text = text.strip_prefix("\r\n").unwrap_or(&text);
+    let Some(lines) = text.strip_suffix("\r\n\r\n") else { return false };
+    let mut lines = lines.split("\r\n");
+    let is_token = |text: &str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        !text.is_empty() && text.chars().all(is_part)
+    };
+    let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let [method, target, version] = words[..] else { return false };
+    let is_line = is_token(method)
+        && !target.is_empty()
+        && target.chars().all(|c| c.is_ascii_graphic())
+        && matches!(version, "HTTP/1.0" | "HTTP/1.1");
+    is_line
+        && lines.all(|line| {
+            let Some((name, value)) = line.split_once(':') else { return false };
+            is_token(name) && !value.chars().any(|c| c.is_ascii_control() && c != '\t')
+        })
 }
 
 /// A chunked body comes out the same in one piece and byte by byte.

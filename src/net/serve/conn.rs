@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection};
@@ -87,6 +88,16 @@ impl Conn {
     /// Its number, which no other connection of the server ever has.
     pub fn id(&self) -> u64 {
         self.slot.id
+    }
+
+    /// Whose it is: what shares are counted by.
+    pub fn address(&self) -> IpAddr {
+        self.slot.address
+    }
+
+    /// Counts this connection as a tunnel in which bytes moved at `moved_at`.
+    pub fn become_tunnel(&self, moved_at: &Arc<AtomicU64>) {
+        self.slot.shared.state.lock().tunnels.insert(self.slot.id, Arc::clone(moved_at));
     }
 
     pub fn is_tls(&self) -> bool {

@@ -22,6 +22,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -129,10 +130,95 @@ struct Shared {
     ended: Signal,
 }
 
+/// Connections that can be read and wait for a worker, and who has the workers.
+///
+/// Addresses take turns. One takes a worker only while it has fewer than are free: alone it gets
+/// half of them, two get a third each, and there is always one left for somebody new.
+struct Ready {
+    workers_max: usize,
+    /// No queue is empty.
+    waiting: HashMap<IpAddr, VecDeque<Conn>>,
+    /// The addresses of `waiting`, each once.
+    turns: VecDeque<IpAddr>,
+    /// Workers that serve each address; none is zero.
+    serving: HashMap<IpAddr, usize>,
+    busy: usize,
+}
+
+impl Ready {
+    fn new(workers_max: usize) -> Ready {
+        let (waiting, turns, serving) = Default::default();
+        Ready { workers_max, waiting, turns, serving, busy: 0 }
+    }
+
+    /// Takes out all that waits.
+    fn clear(&mut self) -> HashMap<IpAddr, VecDeque<Conn>> {
+        self.turns.clear();
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Gives a readable connection to the worker that asks, or another whose turn it is, or none.
+    fn exchange(&mut self, conn: Conn) -> Option<Conn> {
+        if self.turns.is_empty() && self.may(conn.address()) {
+            self.count(conn.address());
+            return Some(conn);
+        }
+        self.push(conn);
+        self.take()
+    }
+
+    fn push(&mut self, conn: Conn) {
+        let address = conn.address();
+        let queue = self.waiting.entry(address).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(address);
+        }
+        queue.push_back(conn);
+    }
+
+    /// Whose turn it is among those that may have a worker: an index of `turns`.
+    fn turn(&self) -> Option<usize> {
+        self.turns.iter().position(|address| self.may(*address))
+    }
+
+    fn may(&self, address: IpAddr) -> bool {
+        let free = self.workers_max.saturating_sub(self.busy);
+        self.serving.get(&address).copied().unwrap_or(0) < free
+    }
+
+    fn count(&mut self, address: IpAddr) {
+        *self.serving.entry(address).or_default() += 1;
+        self.busy += 1;
+    }
+
+    /// Gives a connection to a worker, which calls [`Ready::done`] when it is through with it.
+    fn take(&mut self) -> Option<Conn> {
+        let address = self.turns.remove(self.turn()?)?;
+        let queue = self.waiting.get_mut(&address)?;
+        let conn = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&address);
+        } else {
+            self.turns.push_back(address);
+        }
+        self.count(address);
+        conn
+    }
+
+    fn done(&mut self, address: IpAddr) {
+        self.busy -= 1;
+        if let Some(count) = self.serving.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.serving.remove(&address);
+            }
+        }
+    }
+}
+
 /// Where all connections are. A connection that is in neither `parked` nor `ready` is with a
 /// worker.
 /// **Invariant:** no [`Conn`] is dropped under the lock, since its [`Slot`] takes it.
-#[derive(Default)]
 struct State {
     opened: u64,
     open: HashMap<u64, Arc<TcpStream>>,
@@ -142,8 +228,10 @@ struct State {
     deadlines: BTreeSet<(Time, u64)>,
     /// When the parking thread looks at the deadlines again, if nothing wakes it.
     looks_at: Time,
-    /// Submitted to the workers.
-    ready: VecDeque<Conn>,
+    /// Readable, or submitted.
+    ready: Ready,
+    /// When bytes last moved in each tunnel, in nanoseconds.
+    tunnels: HashMap<u64, Arc<AtomicU64>>,
     workers: usize,
     workers_idle: usize,
     worker_threads: Vec<Handle>,
@@ -161,6 +249,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         let socket = state.open.remove(&self.id);
+        state.tunnels.remove(&self.id);
         if let Some(count) = state.per_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -170,6 +259,38 @@ impl Drop for Slot {
         drop(state);
         // Perhaps the last copy, and closing may take time.
         drop(socket);
+    }
+}
+
+impl State {
+    fn new(workers_max: usize) -> State {
+        State {
+            opened: 0,
+            open: HashMap::new(),
+            per_address: HashMap::new(),
+            parked: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            looks_at: Time::ZERO,
+            ready: Ready::new(workers_max),
+            tunnels: HashMap::new(),
+            workers: 0,
+            workers_idle: 0,
+            worker_threads: Vec::new(),
+        }
+    }
+
+    /// Ends the tunnels in which nothing moves, and says when to look again.
+    fn close_quiet_tunnels(&mut self, now: Time) -> Time {
+        let mut next = now + limits::HTTP_WRITE;
+        for (id, moved_at) in &self.tunnels {
+            let quiet = tunnel::time_of(moved_at) + limits::HTTP_TUNNEL_QUIET;
+            if quiet > now {
+                next = next.min(quiet);
+            } else if let Some(socket) = self.open.get(id) {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+        next
     }
 }
 
@@ -195,7 +316,7 @@ impl Server {
             stop: Stop::new(),
             epoll: Epoll::new()?,
             waker: Waker::new()?,
-            state: Ranked::new(Rank::Server, State::default()),
+            state: Ranked::new(Rank::Server, State::new(config.workers_max.max(1))),
             sooner: Signal::new(),
             ended: Signal::new(),
         });
@@ -248,7 +369,7 @@ impl Shared {
     fn begin_stop(&self) {
         let mut state = self.state.lock();
         self.stop.stop();
-        let waiting = (std::mem::take(&mut state.parked), std::mem::take(&mut state.ready));
+        let waiting = (std::mem::take(&mut state.parked), state.ready.clear());
         state.deadlines.clear();
         drop(state);
         drop(waiting);
@@ -261,7 +382,8 @@ impl Shared {
         self.begin_stop();
         let mut state = self.state.lock();
         while state.workers > 0 && Time::now() < deadline {
-            state = self.ended.wait_until(state, deadline);
+            let quiet = state.close_quiet_tunnels(Time::now());
+            state = self.ended.wait_until(state, deadline.min(quiet));
         }
         let left: Vec<Arc<TcpStream>> = state.open.values().cloned().collect();
         let threads = std::mem::take(&mut state.worker_threads);

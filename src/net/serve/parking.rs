@@ -41,7 +41,7 @@ impl Shared {
     }
 
     /// Takes a connection that was reported; `None`: it was late, and is gone.
-    pub(super) fn unpark(&self, id: u64) -> Option<Conn> {
+    fn unpark(&self, id: u64) -> Option<Conn> {
         self.state.lock().unpark(id)
     }
 
@@ -85,7 +85,7 @@ impl Shared {
 }
 
 impl State {
-    fn unpark(&mut self, id: u64) -> Option<Conn> {
+    pub(super) fn unpark(&mut self, id: u64) -> Option<Conn> {
         let conn = self.parked.remove(&id)?;
         self.deadlines.remove(&(conn.deadline, id));
         Some(conn)

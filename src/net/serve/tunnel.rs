@@ -34,7 +34,7 @@ struct Tunnel {
     idle: Duration,
     stop: Stop,
     /// When bytes last moved in either direction, in nanoseconds.
-    moved_at: AtomicU64,
+    moved_at: Arc<AtomicU64>,
     received: AtomicU64,
 }
 
@@ -58,9 +58,10 @@ pub(super) fn run(
         tls: tls.map(|tls| Ranked::new(Rank::Leaf, tls)),
         idle,
         stop: stop.clone(),
-        moved_at: AtomicU64::new(Time::now().nanos()),
+        moved_at: Arc::new(AtomicU64::new(Time::now().nanos())),
         received: AtomicU64::new(0),
     });
+    conn.become_tunnel(&tunnel.moved_at);
     let back = Arc::clone(&tunnel);
     let way_back = thread::spawn("http-tunnel", Role::Connection, move || {
         let moved = back.carry(&back.upstream, &back.client, |bytes, out| back.encrypt(bytes, out));
@@ -71,6 +72,11 @@ pub(super) fn run(
     way_back.join();
     let sent = sent + early.len() as u64;
     Ok(Moved { sent, received: tunnel.received.load(Ordering::Relaxed) })
+}
+
+/// When bytes last moved, as a tunnel notes it.
+pub(super) fn time_of(moved_at: &AtomicU64) -> Time {
+    Time::after_start(Duration::from_nanos(moved_at.load(Ordering::Relaxed)))
 }
 
 impl Tunnel {
@@ -111,8 +117,7 @@ impl Tunnel {
     }
 
     fn is_idle(&self) -> bool {
-        let moved_at = Duration::from_nanos(self.moved_at.load(Ordering::Relaxed));
-        Time::now() >= Time::after_start(moved_at) + self.idle
+        Time::now() >= time_of(&self.moved_at) + self.idle
     }
 
     fn decrypt(&self, mut bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {

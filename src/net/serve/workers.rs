@@ -3,7 +3,7 @@
 //! All wait in one `epoll`, so that a request wakes the thread that serves it and no other.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 
 use crate::base::clock::Time;
@@ -32,7 +32,7 @@ impl Shared {
             drop(state);
             return;
         }
-        state.ready.push_back(conn);
+        state.ready.push(conn);
         drop(state);
         self.waker.wake();
     }
@@ -67,7 +67,9 @@ impl Shared {
     /// The body of a worker.
     fn work(self: &Arc<Shared>) {
         let mut scratch = Vec::new();
-        while let Some(conn) = self.next_ready() {
+        let mut served = None;
+        while let Some(conn) = self.next_ready(served) {
+            served = Some(conn.address());
             let _busy = figures::HTTP_WORKERS_BUSY.hold();
             scratch.clear();
             thread::contain(|| self.serve(conn, &mut scratch));
@@ -75,26 +77,25 @@ impl Shared {
     }
 
     /// Waits for work and sees to it that somebody else waits from then on. `None`: the worker is
-    /// not needed any more, and is not counted any more.
-    fn next_ready(self: &Arc<Shared>) -> Option<Conn> {
+    /// not needed any more, and is not counted any more. `served`: whom it has just served.
+    fn next_ready(self: &Arc<Shared>, served: Option<IpAddr>) -> Option<Conn> {
         let _idle = figures::HTTP_WORKERS_IDLE.hold();
         let until = Time::now() + limits::HTTP_WORKER_IDLE;
-        self.state.lock().workers_idle += 1;
+        let mut state = self.state.lock();
+        state.workers_idle += 1;
+        if let Some(address) = served {
+            state.ready.done(address);
+        }
+        let mut conn = state.ready.take();
         loop {
-            let report = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
-                Ok(report) => report,
-                Err(error) => panic!("a worker cannot wait: {error}"),
-            };
-            let conn = match report {
-                Some(WAKER) => self.next_submitted(),
-                Some(id) => self.unpark(id),
-                None => None,
-            };
-            let mut state = self.state.lock();
             if conn.is_some() {
                 state.workers_idle -= 1;
                 let grow = state.workers_idle == 0 && state.workers < self.workers_max;
+                let more = state.ready.turn().is_some();
                 drop(state);
+                if more {
+                    self.waker.wake();
+                }
                 if grow && let Err(error) = self.add_worker() {
                     log_limited!(warn, "requests wait, there is no thread for them: {error}");
                 }
@@ -107,25 +108,30 @@ impl Shared {
                 self.ended.wake_all();
                 return None;
             }
+            drop(state);
+            let report = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
+                Ok(report) => report,
+                Err(error) => panic!("a worker cannot wait: {error}"),
+            };
+            if report == Some(WAKER) {
+                self.clear_waker();
+            }
+            state = self.state.lock();
+            let reported = report.and_then(|id| state.unpark(id));
+            conn = match reported {
+                Some(conn) => state.ready.exchange(conn),
+                None => state.ready.take(),
+            };
         }
     }
 
-    /// Takes one connection that was submitted, and leaves the others to the next worker; in a stop
-    /// passes the report on.
-    fn next_submitted(&self) -> Option<Conn> {
+    /// Lets the next call wake a worker again; in a stop passes the report on.
+    fn clear_waker(&self) {
         if !self.stop.is_stopped() {
             self.waker.clear();
         }
-        let mut state = self.state.lock();
-        let conn = state.ready.pop_front();
-        let more = !state.ready.is_empty();
-        drop(state);
-        if more {
-            self.waker.wake();
-        }
         // One-shot like the others; it is in the set, so this cannot fail.
         let _ = self.epoll.rearm(self.waker.fd(), WAKER);
-        conn
     }
 
     /// Lets workers be woken for what is submitted, and for a stop.

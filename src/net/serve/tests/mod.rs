@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use socket2::{Domain, Socket, Type};
+
 use super::*;
 use crate::net::tcp;
 use crate::proto::http1::{BodyLen, Headers, Method, ResponseHead, Target};
@@ -369,6 +371,37 @@ fn the_caps_hold_and_what_waits_longest_makes_room() {
     }
     assert!(full.all(&last_get("/hello")).ends_with("hello"));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the idle one made room");
+}
+
+#[test]
+fn one_address_never_has_all_workers() {
+    let rig = rig(|config| config.workers_max = 4);
+    let ask = |source: [u8; 4], path: &str| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect_timeout(&rig.server.local_addr().into(), PATIENCE).unwrap();
+        let mut stream: TcpStream = socket.into();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&last_get(path)).unwrap();
+        stream
+    };
+    let mut all: Vec<TcpStream> = (0..8).map(|_| ask([127, 0, 0, 2], "/wait")).collect();
+    (0..2).for_each(|_| rig.arrived.recv().unwrap());
+    // Two are free, and the other six requests leave them alone.
+    let mut text = String::new();
+    ask([127, 0, 0, 3], "/hello").read_to_string(&mut text).unwrap();
+    assert!(text.ends_with("hello"), "{text}");
+    all.push(ask([127, 0, 0, 3], "/wait"));
+    rig.arrived.recv().unwrap();
+    assert_eq!(rig.answers.served.load(Ordering::Relaxed), 4);
+    // Whoever waits gets its turn.
+    (0..9).for_each(|_| rig.go.send(()).unwrap());
+    (0..6).for_each(|_| rig.arrived.recv().unwrap());
+    for mut stream in all {
+        text.clear();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("waited"), "{text}");
+    }
 }
 
 fn rig_is_busy(rig: &Rig) -> bool {
