@@ -15,7 +15,7 @@ run-tracker: export STORAGE ?= $(DATA)/tracker
 
 STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
 
-.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz bench deps clean
+.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz soak bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
@@ -29,6 +29,7 @@ help:
 	@echo 'make run-client    a client that uses them, in the foreground'
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
 	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS, or FUZZ_TARGETS (gets cargo-fuzz)'
+	@echo 'make soak          pulls while processes are killed and frozen, for SOAK_SECONDS (300)'
 	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
 	@echo 'make clean         removes what was built'
 	@echo
@@ -86,6 +87,12 @@ FUZZ_SECONDS ?= 60
 fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)
 fuzz:
 	@fuzz/run.sh $(FUZZ_TARGETS)
+
+# An hour: make soak SOAK_SECONDS=3600
+SOAK_SECONDS ?= 300
+soak: export SOAK_SECONDS := $(SOAK_SECONDS)
+soak:
+	$(CARGO) test --locked --release --test soak -- --nocapture
 
 # All benches, or the one that BENCH names; ROWS are words that select rows of it.
 bench: build

@@ -120,6 +120,25 @@ fn an_upstream_that_always_breaks_at_the_same_byte_is_given_up() {
 }
 
 #[test]
+fn a_blob_of_which_no_byte_comes_is_answered_with_what_the_client_survives() {
+    let blob = random_blob(26, MIB);
+    let head = format!("Content-Length: {}", blob.bytes.len());
+    let origin = Origin::always(vec![answer(&["HTTP/1.1 200 OK", &head], b""), Step::Close]);
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    std::thread::scope(|scope| {
+        for (agent, status) in [("containerd/1.7", 502), ("libostree/2022.7", 500)] {
+            let (client, blob) = (&client, &blob);
+            scope.spawn(move || {
+                let got = pull(client, blob, &["--user-agent", agent]);
+                assert_eq!((got.exit, got.status), (Some(0), status), "{}", got.head);
+            });
+        }
+    });
+    assert_eq!(blobs_kept(&client), 0);
+}
+
+#[test]
 fn readers_of_an_upstream_that_does_not_answer_wait_no_longer_than_one() {
     let blob = random_blob(25, 1000);
     let origin = Origin::always(vec![Step::Stall]);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use support::origin::{Origin, Request, Step, answer, whole};
+use support::origin::{Origin, Request, answer, whole};
 use support::torrent_cache::Program;
 use support::{PATIENCE, image::Blob};
 
