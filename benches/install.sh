@@ -9,10 +9,13 @@ cd "$(dirname "$0")/.."
 install() {
   case $1 in
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
+    ostree) tests/install.sh etcd-server nginx-light ostree ;;
     *) echo "there is no bench $1" >&2; exit 2 ;;
   esac
 }
 
-for bench in "${@:-front}"; do
+benches=("$@")
+((${#benches[@]})) || benches=(front ostree)
+for bench in "${benches[@]}"; do
   install "$bench"
 done

@@ -6,6 +6,7 @@
 // Each bench uses a part.
 #![allow(dead_code)]
 
+pub mod caching;
 pub mod cost;
 pub mod http;
 pub mod nginx;

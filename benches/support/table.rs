@@ -137,6 +137,11 @@ pub fn mib(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / f64::from(1 << 20))
 }
 
+/// A number of copies.
+pub fn share(copies: f64) -> String {
+    format!("{copies:.2}")
+}
+
 /// How many in a second.
 pub fn per_second(count: f64) -> String {
     format!("{count:.0}/s")

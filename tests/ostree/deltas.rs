@@ -11,11 +11,11 @@ use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::proto::ostree::Checksum;
 use torrent_cache::proto::ostree::layout::Layout;
 
-use crate::repository::{Host, Repository, Tree, tree};
-use crate::site::AUTHORIZATION;
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::network::{FROM_PEERS, FROM_UPSTREAM};
+use crate::support::ostree::{Host, Repository, Tree, tree};
 use crate::support::process::Process;
+use crate::support::site::AUTHORIZATION;
 use crate::support::torrent_cache::Program;
 use crate::support::{temp_dir, wait_for};
 use crate::{MIB, World, proxy};

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use crate::repository::{Host, tree};
-use crate::site::{AUTHORIZATION, Site};
 use crate::support::faults::{Fault, FaultProxy};
+use crate::support::ostree::Repository;
+use crate::support::ostree::{Host, tree};
+use crate::support::site::{AUTHORIZATION, Site};
 use crate::support::torrent_cache::Program;
 use crate::support::{Answer, PATIENCE, get, wait_for};
-use crate::{MIB, Repository, World, files, proxy};
+use crate::{MIB, World, files, proxy};
 
 /// `GET` of a whole URL through the client as its proxy, as libostree asks.
 fn fetch(client: &Program, url: &str, fields: &[(&str, &str)]) -> Answer {

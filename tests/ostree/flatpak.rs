@@ -6,8 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::repository::tree;
 use crate::support::foreign::without_proxies;
+use crate::support::ostree::tree;
 use crate::support::process::Process;
 use crate::support::temp_dir;
 use crate::{World, files, proxy};

@@ -10,15 +10,12 @@ mod flatpak;
 mod mirror;
 mod offline;
 mod pulls;
-mod repository;
 mod roots;
-mod site;
 
+use support::ostree::Repository;
+use support::site::Site;
 use support::torrent_cache::Program;
 use support::wait_for;
-
-use self::repository::Repository;
-use self::site::Site;
 
 const MIB: usize = 1 << 20;
 

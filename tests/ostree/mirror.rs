@@ -1,9 +1,10 @@
 //! The mirror path: repositories over https, which a proxy cannot see into.
 
-use crate::repository::{Host, tree};
 use crate::support::get;
+use crate::support::ostree::Repository;
+use crate::support::ostree::{Host, tree};
 use crate::support::torrent_cache::Program;
-use crate::{Repository, World, files};
+use crate::{World, files};
 
 /// A client that trusts the site, and the URL of a path of the site on its mirror.
 fn mirror(world: &World, options: &[(&str, &str)]) -> (Program, String) {

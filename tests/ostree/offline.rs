@@ -1,12 +1,12 @@
 //! Pulls when the upstream is away: all that was pulled before can be pulled again.
 
-use crate::repository::{Host, tree};
 use crate::support::faults::{Fault, FaultProxy};
+use crate::support::ostree::{Host, tree};
 use crate::support::torrent_cache::Program;
 use crate::{World, files, proxy};
 
 /// A world whose repository was pulled through `client` once.
-fn pulled(client: &Program) -> (World, String, crate::repository::Tree) {
+fn pulled(client: &Program) -> (World, String, crate::support::ostree::Tree) {
     let world = World::start();
     let files = tree(80, 30, &[100_000]);
     let commit = world.repository.commit("main", &files);

@@ -1,8 +1,8 @@
 //! Pulls of every kind: with and without deltas, into repositories with and without what was
 //! there before.
 
-use crate::repository::{Host, Tree, tree};
 use crate::support::network::FROM_PEERS;
+use crate::support::ostree::{Host, Tree, tree};
 use crate::support::process::Process;
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;

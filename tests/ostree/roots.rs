@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::repository::{Host, tree};
 use crate::support::network::{FROM_PEERS, TO_PEERS};
+use crate::support::ostree::{Host, tree};
 use crate::support::process::Process;
 use crate::support::torrent_cache::{Program, binary};
 use crate::support::wait_for;

@@ -13,8 +13,10 @@ pub mod foreign;
 pub mod image;
 pub mod network;
 pub mod origin;
+pub mod ostree;
 pub mod process;
 pub mod registry;
+pub mod site;
 pub mod skopeo;
 pub mod torrent_cache;
 

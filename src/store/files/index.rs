@@ -77,6 +77,11 @@ impl FileIndex {
         Some(entry.checked)
     }
 
+    /// Whether the file is there.
+    pub fn contains(&self, key: &FileKey) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Notes that the file was found right.
     pub fn check(&mut self, key: &FileKey) {
         if let Some(entry) = self.entries.get_mut(key) {

@@ -32,11 +32,14 @@ use self::index::{Bounds, FileIndex, FileKey};
 
 pub use self::format::FileMeta;
 
+/// How the name begins of a file that is being written in place of another.
+const DRAFT: &str = ".new-";
+
 /// The part of the store that keeps files.
 pub(super) struct Files {
     root: PathBuf,
     index: Ranked<FileIndex>,
-    /// Makes the names of files that are being written.
+    /// Makes the names of drafts.
     next: AtomicU64,
 }
 
@@ -44,19 +47,19 @@ impl Files {
     /// Finds what is there, in the order in which it was written.
     pub(super) fn open(root: PathBuf) -> Result<Files, StoreError> {
         make_dir(&root)?;
-        let fresh = root.join("new");
-        make_dir(&fresh)?;
-        // What was being written when the process ended.
-        for path in list(&fresh)? {
-            let _ = fs::remove_file(path);
-        }
         let mut found: Vec<(SystemTime, FileKey, u64)> = Vec::new();
         for folder in 0..=u8::MAX {
             let folder = format!("{folder:02x}");
             let path = root.join(&folder);
             make_dir(&path)?;
             for file in list(&path)? {
-                let key = file.file_name().and_then(|rest| FileKey::parse(&folder, rest.to_str()?));
+                let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if name.starts_with(DRAFT) {
+                    // It was being written when the process ended.
+                    let _ = fs::remove_file(&file);
+                    continue;
+                }
+                let key = FileKey::parse(&folder, name);
                 let meta = fs::symlink_metadata(&file).ok().filter(fs::Metadata::is_file);
                 if let (Some(key), Some(meta)) = (key, meta) {
                     let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -88,9 +91,11 @@ impl Files {
         self.root.join(folder).join(rest)
     }
 
-    fn fresh_path(&self) -> PathBuf {
+    /// Where a file is written that takes the place of another. It lies in the same folder: many
+    /// threads that make files in one folder would wait for each other.
+    fn draft_path(&self, key: &FileKey) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.root.join("new").join(number.to_string())
+        self.root.join(key.path().0).join(format!("{DRAFT}{number}"))
     }
 
     /// Forgets a file; its bytes go if `backend` lets them.
@@ -135,13 +140,28 @@ impl Store {
         let mut hasher = ContentHasher::new(Algorithm::Sha256);
         hasher.update(body);
         let head = format::encode_head(&finish(hasher, &notes), &notes);
-        self.room_for_file(head.len() as u64 + body.len() as u64)?;
-        let path = self.files.fresh_path();
-        let file = seal::create_anew(self.backend(), &path)?;
+        let len = head.len() as u64 + body.len() as u64;
+        self.room_for_file(len)?;
+        let key = FileKey::of(&meta.url);
+        let (path, file) = self.create_file(&key)?;
         let written = write_all_at(self.backend(), &file, &[&head, body], 0)
             .map_err(|error| self.not_written(&path, error))
-            .and_then(|()| self.publish_file(meta, &path, head.len() as u64 + body.len() as u64));
+            .and_then(|()| self.publish_file(key, &path, len));
         written.inspect_err(|_| remove(self.backend(), &path))
+    }
+
+    /// Makes the file to write to: under its name if there is none of that name, which nobody reads
+    /// before it is in the index; else a draft.
+    fn create_file(&self, key: &FileKey) -> Result<(PathBuf, File), StoreError> {
+        if !self.files.index.lock().contains(key) {
+            let path = self.files.path(key);
+            if let Ok(file) = self.backend().create(&path) {
+                return Ok((path, file));
+            }
+        }
+        let path = self.files.draft_path(key);
+        let file = seal::create_anew(self.backend(), &path)?;
+        Ok((path, file))
     }
 
     /// Begins to keep the answer to `meta.url`, whose body comes in parts.
@@ -151,7 +171,7 @@ impl Store {
     pub fn begin_file(self: &Arc<Store>, meta: FileMeta) -> Result<FileWriter, StoreError> {
         let notes = format::encode_notes(&meta, 0);
         let notes = notes.ok_or(StoreError::Misuse("the notes of a file are too long"))?;
-        let path = self.files.fresh_path();
+        let path = self.files.draft_path(&FileKey::of(&meta.url));
         let file = seal::create_anew(self.backend(), &path)?;
         let body_at = format::encode_head(&[0; 32], &notes).len() as u64;
         let hasher = ContentHasher::new(Algorithm::Sha256);
@@ -179,10 +199,12 @@ impl Store {
     }
 
     /// Gives a whole file its name and counts it.
-    fn publish_file(&self, meta: &FileMeta, from: &Path, len: u64) -> Result<(), StoreError> {
-        let key = FileKey::of(&meta.url);
-        let renamed = self.backend().rename(from, &self.files.path(&key));
-        renamed.map_err(|error| StoreError::io("rename", from, error))?;
+    fn publish_file(&self, key: FileKey, from: &Path, len: u64) -> Result<(), StoreError> {
+        let path = self.files.path(&key);
+        if from != path {
+            let renamed = self.backend().rename(from, &path);
+            renamed.map_err(|error| StoreError::io("rename", from, error))?;
+        }
         self.files.index.lock().insert(key, len, true);
         Ok(())
     }
@@ -381,7 +403,8 @@ impl FileWriter {
         let head = format::encode_head(&finish(self.hasher.clone(), &notes), &notes);
         write_all_at(self.store.backend(), &self.file, &[&head], 0)
             .map_err(|error| self.store.not_written(&self.path, error))?;
-        self.store.publish_file(&self.meta, &self.path, self.body_at + self.len)
+        let key = FileKey::of(&self.meta.url);
+        self.store.publish_file(key, &self.path, self.body_at + self.len)
     }
 }
 

@@ -104,6 +104,7 @@ fn what_was_not_finished_leaves_nothing() {
     assert!(left.exists());
     drop(writer);
     assert!(!left.exists() && store.file("http://a/b").is_none());
+    assert!(left.file_name().unwrap().to_str().unwrap().starts_with(DRAFT));
     fs::write(&left, b"of a process that was killed").unwrap();
     drop(store);
     let store = open(dir.path(), Max::None);

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::foreign::program;
-use crate::support::process::Process;
-use crate::support::{free_port, get, loopback, temp_dir, wait_for};
+use super::foreign::program;
+use super::process::Process;
+use super::{free_port, get, loopback, temp_dir, wait_for};
 
 /// What the private part of the site wants: `Authorization: Basic` of `user:secret`.
 pub const AUTHORIZATION: &str = "Basic dXNlcjpzZWNyZXQ=";

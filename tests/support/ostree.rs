@@ -8,9 +8,9 @@ use std::process::Command;
 use tempfile::TempDir;
 use torrent_cache::base::rng::Rng;
 
-use crate::support::foreign::without_proxies;
-use crate::support::process::{Finished, Process};
-use crate::support::temp_dir;
+use super::foreign::without_proxies;
+use super::process::{Finished, Process};
+use super::temp_dir;
 
 /// What a commit holds: the bytes of each file by its path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
@@ -53,6 +53,17 @@ impl Repository {
         fs::create_dir_all(&path).expect("the folder can be made");
         done(&path, &["init", "--mode=archive"]);
         Repository { path }
+    }
+
+    /// The one in this folder.
+    pub fn open(path: PathBuf) -> Repository {
+        Repository { path }
+    }
+
+    /// Bytes of the files in one of its folders.
+    pub fn bytes(&self, folder: &str) -> u64 {
+        let len = |path: String| fs::metadata(self.path.join(path)).expect("it is there").len();
+        self.paths(folder).into_iter().map(len).sum()
     }
 
     pub fn path(&self) -> &Path {
