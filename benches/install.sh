@@ -10,12 +10,18 @@ install() {
   case $1 in
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
     ostree) tests/install.sh etcd-server nginx-light ostree ;;
+    wire)
+      tests/install.sh aria2 python3-libtorrent
+      [[ -x target/peers/bin/rqbit ]] ||
+        cargo install --locked rqbit --version ^9.1 --root target/peers \
+          --no-default-features --features rust-tls
+      ;;
     *) echo "there is no bench $1" >&2; exit 2 ;;
   esac
 }
 
 benches=("$@")
-((${#benches[@]})) || benches=(front ostree)
+((${#benches[@]})) || benches=(front ostree wire)
 for bench in "${benches[@]}"; do
   install "$bench"
 done

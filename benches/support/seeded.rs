@@ -15,7 +15,7 @@ use torrent_cache::store::{Max, Store, StoreConfig};
 use super::rig::image::Blob;
 
 /// The disk, without what makes it safe.
-struct Hasty;
+pub struct Hasty;
 
 impl Backend for Hasty {
     fn create(&self, path: &Path) -> io::Result<File> {
