@@ -76,6 +76,12 @@ pub const OPTIONS: &[Opt] = &[
         "Address told to the tracker, for a host behind address translation.",
     ),
     Opt::new(
+        "PEER_NETWORKS",
+        "RANGES",
+        "",
+        "Comma-separated ranges that peers may be in, as 10.0.0.0/8; empty: all private ones.",
+    ),
+    Opt::new(
         "CERTFILE",
         "FILE",
         "/etc/torrent-proxy/ssl/cert.pem",
@@ -325,7 +331,7 @@ fn engine(values: &Values, interface: IpAddr) -> Result<EngineConfig, UsageError
         tracker: Some(needed(values, "TRACKER")?),
         advertise_address,
         advertise_port,
-        public_peers: false,
+        peer_networks: list(values, "PEER_NETWORKS")?,
         peer_id: PeerId::random(&mut Rng::from_os()),
     })
 }

@@ -54,7 +54,7 @@ fn engine(root: &Path, tracker: &str) -> (Arc<Store>, Engine) {
         tracker: Some(tracker.parse().expect("a URL")),
         advertise_address: None,
         advertise_port: None,
-        public_peers: false,
+        peer_networks: Vec::new(),
         peer_id: PeerId::random(&mut Rng::from_os()),
     };
     let engine = Engine::start(config, Arc::clone(&store)).expect("a port is free");

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::base::address::{self, Network};
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Sender, mailbox};
@@ -38,7 +39,8 @@ pub(super) struct Links {
     ended: Signal,
     next_id: AtomicU64,
     peer_id: PeerId,
-    public_peers: bool,
+    /// The ranges that peers may come from; none: those nearby.
+    networks: Vec<Network>,
     store: Arc<Store>,
     inbox: Sender<Event>,
     pool: Pool,
@@ -84,7 +86,7 @@ struct Greeting {
 impl Links {
     pub(super) fn new(
         peer_id: PeerId,
-        public_peers: bool,
+        networks: Vec<Network>,
         store: Arc<Store>,
         inbox: Sender<Event>,
     ) -> Links {
@@ -93,7 +95,7 @@ impl Links {
             ended: Signal::new(),
             next_id: AtomicU64::new(0),
             peer_id,
-            public_peers,
+            networks,
             store,
             inbox,
             pool: Pool::new(),
@@ -139,8 +141,11 @@ impl Links {
     /// Whether peers at this address are talked to.
     pub(super) fn is_welcome(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let banned = Banned::Address(address);
-        (self.public_peers || is_local(address)) && !self.table.lock().banned.contains(&banned)
+        let allowed = match self.networks[..] {
+            [] => address::is_local(address),
+            _ => self.networks.iter().any(|network| network.holds(address)),
+        };
+        allowed && !self.table.lock().banned.contains(&Banned::Address(address))
     }
 
     /// Serves a connection that a peer made.
@@ -370,14 +375,6 @@ fn read_hello(mut stream: &TcpStream, deadline: Time) -> Result<Handshake, Greet
     }
 }
 
-/// Whether the address can only be that of a host nearby: private, link-local or loopback.
-fn is_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_loopback(),
-    }
-}
-
 /// Why a handshake came to nothing.
 #[derive(Debug)]
 enum GreetError {
@@ -458,24 +455,5 @@ impl Drop for Farewell<'_> {
     fn drop(&mut self) {
         let end = std::mem::replace(&mut self.end, LinkEnd::Closed);
         let _ = self.links.inbox.send(Event::LinkDown(self.id, end));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_addresses_nearby_are_local() {
-        let local = |text: &str| is_local(text.parse::<IpAddr>().unwrap().to_canonical());
-        for text in ["10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.1.1", "127.0.0.1"] {
-            assert!(local(text), "{text}");
-        }
-        for text in ["::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1"] {
-            assert!(local(text), "{text}");
-        }
-        for text in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "0.0.0.0", "172.32.0.1"] {
-            assert!(!local(text), "{text}");
-        }
     }
 }

@@ -43,6 +43,7 @@ use self::announce::{Announcer, Identity};
 use self::inbox::{Event, Join, MemberId};
 use self::links::Links;
 use self::run::Run;
+use crate::base::address::Network;
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Receiver, Sender, mailbox};
@@ -68,8 +69,9 @@ pub struct EngineConfig {
     pub advertise_address: Option<IpAddr>,
     /// The port that the tracker and peers are told; `None`: the one we listen on.
     pub advertise_port: Option<u16>,
-    /// Whether peers outside the private, link-local and loopback ranges are talked to.
-    pub public_peers: bool,
+    /// The ranges in which peers are talked to; none: those that are private, link-local or
+    /// loopback.
+    pub peer_networks: Vec<Network>,
     /// Who we are in every handshake; new at every start (BEP 20).
     pub peer_id: PeerId,
 }
@@ -152,7 +154,7 @@ impl Engine {
         let announcer = Arc::new(announcer.map_err(EngineError::Thread)?);
         let evicted = (Arc::clone(&announcer), inbox.clone());
         store.on_evict(move |seed| unseed(&evicted.0, &evicted.1, seed.info_hash));
-        let links = Links::new(config.peer_id, config.public_peers, store, inbox.clone());
+        let links = Links::new(config.peer_id, config.peer_networks, store, inbox.clone());
         let engine = Engine {
             port,
             tracker: config.tracker.as_ref().map(TrackerUrl::to_string),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use torrent_cache::base::address::Network;
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::{Sha1Hash, sha256};
 use torrent_cache::base::rng::Rng;
@@ -75,7 +76,22 @@ impl Host {
         Host::open(number, Some(tracker), tempfile::tempdir().unwrap())
     }
 
+    /// An empty host that talks to peers in these ranges only.
+    pub fn within(number: u8, networks: &[&str]) -> Host {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        Host::open_within(number, None, tempfile::tempdir().unwrap(), networks)
+    }
+
     fn open(number: u8, tracker: Option<TrackerUrl>, dir: TempDir) -> Host {
+        Host::open_within(number, tracker, dir, Vec::new())
+    }
+
+    fn open_within(
+        number: u8,
+        tracker: Option<TrackerUrl>,
+        dir: TempDir,
+        peer_networks: Vec<Network>,
+    ) -> Host {
         let config = StoreConfig { root: dir.path().to_owned(), max: Max::None };
         let store = Store::open(config).unwrap();
         let config = EngineConfig {
@@ -84,7 +100,7 @@ impl Host {
             tracker,
             advertise_address: Some(loopback(number)),
             advertise_port: None,
-            public_peers: false,
+            peer_networks,
             peer_id: PeerId::random(&mut Rng::from_os()),
         };
         let engine = Engine::start(config, Arc::clone(&store)).unwrap();

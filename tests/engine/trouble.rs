@@ -155,6 +155,32 @@ fn blocks_that_nobody_asked_for_are_not_kept() {
 }
 
 #[test]
+fn only_peers_in_the_given_networks_are_answered() {
+    let sample = Sample::new(14, 1 << 20);
+    let info_hash = sample.metainfo.info_hash();
+    for (networks, welcome) in [
+        (&["10.0.0.0/8", "fd00::/8"][..], false),
+        (&["10.0.0.0/8", "127.0.0.0/8"], true),
+        (&[], true),
+    ] {
+        let host = Host::within(2, networks);
+        host.put(&sample);
+        assert_eq!(Wire::call(host.address, info_hash).is_ok(), welcome, "{networks:?}");
+    }
+}
+
+#[test]
+fn a_candidate_outside_the_given_networks_is_not_called() {
+    let sample = Sample::new(15, 1 << 20);
+    let [outside, inside] = [2, 3].map(|number| Host::seeding(number, &sample));
+    let leecher = Host::within(4, &["127.0.0.3"]);
+    let fetching = leecher.fetch(&sample, &[outside.address, inside.address]);
+    fetching.expect(&sample);
+    let senders = fetching.membership.progress().bytes_from_peers;
+    assert_eq!(senders.into_keys().collect::<Vec<_>>(), [inside.address.ip()]);
+}
+
+#[test]
 fn a_host_does_not_talk_to_itself() {
     let sample = Arc::new(Sample::new(25, 2 << 20));
     let leecher = Host::new(3);
