@@ -15,7 +15,7 @@ run-tracker: export STORAGE ?= $(DATA)/tracker
 
 STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
 
-.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz soak bench deps clean
+.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz sim soak bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
@@ -30,6 +30,7 @@ help:
 	@echo 'make deps          Debian packages for tests and demo, with apt-get (root or sudo)'
 	@echo 'make fuzz          every fuzz target for FUZZ_SECONDS, or FUZZ_TARGETS (gets cargo-fuzz)'
 	@echo 'make soak          pulls while processes are killed and frozen, for SOAK_SECONDS (300)'
+	@echo 'make sim           200 seeds of each simulated network (SIM_SEEDS, or one: SIM_SEED)'
 	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
 	@echo 'make clean         removes what was built'
 	@echo
@@ -82,6 +83,10 @@ run-tracker: build
 run-client: build
 	@mkdir -p "$$STORAGE" "$$(dirname "$$CERTFILE")" "$$(dirname "$$PRIVATEKEY")"
 	@exec target/release/torrent-cache client
+
+SIM_SEEDS ?= 200
+sim:
+	SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test --locked --release --test sim -- --nocapture
 
 FUZZ_SECONDS ?= 60
 fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)

@@ -190,6 +190,11 @@ impl Geometry {
         (0..self.piece_count()).map(PieceIndex)
     }
 
+    /// `first` and all pieces after it, in order.
+    pub fn pieces_from(&self, first: PieceIndex) -> impl Iterator<Item = PieceIndex> + use<> {
+        (first.0..self.piece_count()).map(PieceIndex)
+    }
+
     /// Where `piece` lies in the blob.
     #[must_use]
     pub fn span(&self, piece: PieceIndex) -> Span {

@@ -29,6 +29,7 @@ impl Swarm {
         for link in self.links.values() {
             link.check(self.have());
         }
+        self.spread.check(self.links.values());
         self.check_owners();
         self.check_requests();
         for piece in self.geometry().pieces() {

@@ -1,17 +1,18 @@
 //! What to ask of whom.
 //!
 //! A link owns the pieces that it is asked for and is asked for all blocks of one before it gets
-//! the next, so that blame for a wrong hash is certain. Its next piece is, in this order: one soon
-//! needed by an in-order reader, an orphan (begun by a link that is gone), the rarest. When nothing
-//! is left to begin, blocks that others are slow to bring are asked for twice, and the copy that
-//! comes later is cancelled.
+//! the next, so that blame for a wrong hash is certain. When there is room for another piece, the
+//! best of all that all links could bring is begun: one that a reader waits for too long, an orphan
+//! (begun by a link that is gone), the next before a reader, the rarest. When nothing is left to
+//! begin, blocks that others are slow to bring are asked for twice, and the copy that comes later is
+//! cancelled.
 //!
 //! Many hosts read the same blob from its beginning at the same time. If all asked the seed for the
 //! first missing piece, it would send every piece to everyone and nobody would have anything to
-//! swap. So of a peer that has everything we ask for the rarest pieces, those of our share first
-//! ([`Share`]), and of the others for what they have in order. Only if the reader waits too long
-//! for one piece, or if nobody else is there to swap with, that piece is asked for at once, and
-//! again if it is slow to come.
+//! swap. So while there are more who fetch than who have everything, of those who have everything
+//! we ask for what they suggest (`spread`), and for the rest only if they suggest nothing. Only if a
+//! reader waits too long for one piece, that piece is asked for at once, and again if it is slow to
+//! come.
 
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use crate::limits::NO_PROGRESS;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::{Message, RawBlock};
 use crate::swarm::interface::{Action, CloseReason, LinkId};
-use crate::swarm::picker::Share;
 use crate::swarm::pieces::State;
 use crate::swarm::swarm::{Reader, Swarm};
 
@@ -28,12 +28,45 @@ use crate::swarm::swarm::{Reader, Swarm};
 const READERS_MAX: usize = 16;
 /// So long a reader waits for others to bring the piece that it needs next.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Pieces of the window before a reader for each link.
-const WINDOW_PER_LINK: usize = 4;
+/// So long it waits before a seed is asked that should rather send what nobody has.
+const PATIENCE_WITH_SEED: Duration = Duration::from_secs(1);
+/// How many times as far before a reader we go on in order when seeds need not be saved.
+const WINDOW_FROM_SEEDS: usize = 16;
 /// A second link must be this much faster: less gains nothing.
 const SLOW: Duration = Duration::from_millis(50);
 /// How long a link that refused a request is not asked.
 const REST: Duration = Duration::from_millis(500);
+/// So long we wait for a seed to suggest something before we ask it for what we like.
+const SUGGESTION: Duration = Duration::from_secs(2);
+
+/// What a link could be asked for next.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    id: LinkId,
+    what: What,
+    rank: Rank,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// A missing piece.
+    Begin(PieceIndex),
+    /// The rest of an orphan.
+    Adopt(PieceIndex),
+    /// A block that another link is asked for.
+    Ask(Block),
+}
+
+/// Which choice is best: the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    kind: u8,
+    /// Bytes that the link is asked for.
+    asked: u64,
+    /// Among the same kind: how far before a reader, or how many have it.
+    order: usize,
+    lot: u64,
+}
 
 /// The block as a message names it.
 fn raw(block: Block) -> RawBlock {
@@ -46,19 +79,28 @@ fn overlap(a: Block, b: Block) -> bool {
 }
 
 impl Swarm {
-    /// Asks every link for as much as it has room for.
+    /// Asks all links for as much as there is room for, the best first.
     pub(super) fn fill_all(&mut self, now: Time, out: &mut Vec<Action>) {
         let roomy = self.links.iter().filter(|(_, link)| link.has_room(now)).map(|(&id, _)| id);
-        for id in roomy.collect::<Vec<_>>() {
-            self.fill(id, now, out);
+        let roomy: Vec<LinkId> = roomy.collect();
+        roomy.iter().for_each(|id| self.go_on(*id, now, out));
+        loop {
+            let saves_seeds = self.saves_seeds();
+            let choices = roomy.iter().filter_map(|id| self.choose(*id, saves_seeds, now));
+            let Some(best) = choices.min_by_key(|choice| choice.rank) else { return };
+            if !self.follow(best, now, out) {
+                return;
+            }
         }
     }
 
     /// Asks the link for as much as it has room for.
     pub(super) fn fill(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
-        while self.links.get(&id).is_some_and(|link| link.has_room(now)) {
-            let Some(block) = self.next_block(id, now, out) else { return };
-            self.ask(id, block, now, out);
+        self.go_on(id, now, out);
+        while let Some(choice) = self.choose(id, self.saves_seeds(), now) {
+            if !self.follow(choice, now, out) {
+                return;
+            }
         }
     }
 
@@ -70,130 +112,159 @@ impl Swarm {
         out.push(Action::Send { link: id, message: Message::Request(raw(block)) });
     }
 
-    fn next_block(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) -> Option<Block> {
-        let link = self.links.get(&id)?;
-        let owned = link.owned.iter();
-        let mut free = owned.filter_map(|piece| self.pieces.free_block(*piece, link.block_len_max));
-        if let Some(block) = free.next() {
-            return Some(block);
+    /// Asks the link for the rest of the pieces that it owns.
+    fn go_on(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
+        while let Some(link) = self.links.get(&id).filter(|link| link.has_room(now)) {
+            let owned = link.owned.iter();
+            let free =
+                owned.filter_map(|piece| self.pieces.free_block(*piece, link.block_len_max)).next();
+            let Some(block) = free else { return };
+            self.ask(id, block, now, out);
         }
-        self.window_block(id, now, out)
-            .or_else(|| self.orphan_block(id))
-            .or_else(|| self.rarest_block(id, out))
-            .or_else(|| self.end_game_block(id, now))
     }
 
-    /// A block that a reader needs soon, of the pieces that the link has.
-    fn window_block(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) -> Option<Block> {
-        let strict = !self.links.values().any(|link| link.told && !link.has.is_full());
-        for at in 0..self.readers.len() {
-            let Reader { head, since } = self.readers[at];
-            if strict || now.since(since) >= PATIENCE {
-                let block = self.urgent_block(id, head, now, out);
-                if block.is_some() {
-                    return block;
-                }
-            }
+    /// Whether as many fetch as have everything: what a seed sends must not be sent twice.
+    fn saves_seeds(&self) -> bool {
+        let told = self.links.values().filter(|link| link.told);
+        let (seeds, others): (Vec<_>, Vec<_>) = told.partition(|link| link.has.is_full());
+        others.len() >= seeds.len()
+    }
+
+    /// The best that the link could be asked for next.
+    fn choose(&mut self, id: LinkId, saves_seeds: bool, now: Time) -> Option<Choice> {
+        if !self.links.get(&id)?.has_room(now) {
+            return None;
         }
-        let link = self.links.get(&id)?;
-        let picker = &self.pieces.picker;
-        let window = self
-            .window()
-            .filter(|(_, piece)| picker.is_pickable(*piece) && link.has.contains(*piece));
-        let (_, piece) = if strict || !link.has.is_full() {
-            window.min()?
+        let (what, kind, order) = if let Some(what) = self.urgent(id, saves_seeds, now) {
+            (what, 0, 0)
+        } else if let Some(what) = self.orphan(id) {
+            (what, 1, 0)
+        } else if let Some(next) = self.next_to_begin(id, saves_seeds, now) {
+            next
         } else {
-            let rarest = picker.rarest();
-            let share = self.share();
-            let is_rare = |piece| Some(picker.availability(piece)) == rarest;
-            window.filter(|(_, piece)| is_rare(*piece) && share.place(*piece) == 0).min()?
+            (What::Ask(self.end_game_block(id, now)?), 4, 0)
         };
-        self.begin(id, piece, out)
+        let asked = self.links.get(&id)?.asked;
+        let rank = Rank { kind, order, asked, lot: self.rng.next_u64() };
+        Some(Choice { id, what, rank })
     }
 
-    /// Which pieces we ask a seed for while others do the same.
-    fn share(&self) -> Share {
-        let leechers = self.links.values().filter(|link| link.told && !link.has.is_full());
-        Share::new(&self.config.peer_id, leechers.map(|link| &link.peer_id))
+    /// Does what was chosen; whether it could be done.
+    fn follow(&mut self, choice: Choice, now: Time, out: &mut Vec<Action>) -> bool {
+        let Choice { id, what, .. } = choice;
+        let block = match what {
+            What::Begin(piece) => self.begin(id, piece, out),
+            What::Adopt(piece) => self.adopt(id, piece),
+            What::Ask(block) => Some(block),
+        };
+        let Some(block) = block else { return false };
+        self.ask(id, block, now, out);
+        self.go_on(id, now, out);
+        true
     }
 
-    /// The pieces before the readers, and how many pieces before.
-    fn window(&self) -> impl Iterator<Item = (usize, PieceIndex)> + '_ {
-        let bytes = self.config.reader_window / u64::from(self.geometry().piece_len());
-        let pieces = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let len = pieces.max(self.links.len() * WINDOW_PER_LINK);
-        self.readers.iter().flat_map(move |reader| {
-            self.geometry().pieces().skip(reader.head.index()).take(len).enumerate()
-        })
+    /// What the link could bring of a piece that a reader waits for too long, or, if seeds need not
+    /// be saved, at all.
+    fn urgent(&self, id: LinkId, saves_seeds: bool, now: Time) -> Option<What> {
+        let patience = match (saves_seeds, self.links.get(&id)?.has.is_full()) {
+            (false, _) => Duration::ZERO,
+            (true, false) => PATIENCE,
+            (true, true) => PATIENCE_WITH_SEED,
+        };
+        let waiting = self.readers.iter().filter(|reader| now.since(reader.since) >= patience);
+        waiting.filter_map(|reader| self.urgent_part(id, reader.head, now)).next()
     }
 
-    /// A block of the very piece that a reader waits for.
-    fn urgent_block(
-        &mut self,
-        id: LinkId,
-        piece: PieceIndex,
-        now: Time,
-        out: &mut Vec<Action>,
-    ) -> Option<Block> {
+    fn urgent_part(&self, id: LinkId, piece: PieceIndex, now: Time) -> Option<What> {
         if !self.links.get(&id)?.has.contains(piece) {
             return None;
         }
         match self.pieces.state(piece) {
-            State::Missing => self.begin(id, piece, out),
-            State::InFlight if self.pieces.orphans().contains(&piece) => self.adopt(id, piece),
-            State::InFlight => self.late_block(id, piece, now),
+            State::Missing => self.may_begin(id, piece).then_some(What::Begin(piece)),
+            State::InFlight if self.pieces.orphans().contains(&piece) => self.may_adopt(id, piece),
+            State::InFlight => self.late_block(id, piece, now).map(What::Ask),
             State::Claimed | State::Verifying | State::Stored => None,
         }
     }
 
-    fn orphan_block(&mut self, id: LinkId) -> Option<Block> {
+    fn orphan(&self, id: LinkId) -> Option<What> {
         let link = self.links.get(&id)?;
         let orphans = self.pieces.orphans().iter();
-        let piece = orphans.copied().find(|piece| link.has.contains(*piece))?;
-        self.adopt(id, piece)
+        let orphans = orphans.filter(|piece| link.has.contains(**piece));
+        orphans.filter_map(|piece| self.may_adopt(id, *piece)).next()
     }
 
-    fn rarest_block(&mut self, id: LinkId, out: &mut Vec<Action>) -> Option<Block> {
-        let is_seed = self.links.get(&id)?.has.is_full();
-        let share = is_seed.then(|| self.share());
+    /// The piece that the link should begin next, and its place among what others could begin.
+    fn next_to_begin(
+        &mut self,
+        id: LinkId,
+        saves_seeds: bool,
+        now: Time,
+    ) -> Option<(What, u8, usize)> {
+        let link = self.links.get_mut(&id)?;
+        let picker = &self.pieces.picker;
+        let saved = saves_seeds && link.has.is_full();
+        if saved && link.ours && link.fast {
+            link.suggested.retain(|piece| !self.pieces.stored().contains(*piece));
+            let suggested = link.suggested.iter().find(|piece| picker.is_pickable(**piece));
+            if let Some(&piece) = suggested {
+                let order = usize::from(picker.availability(piece));
+                return self.may_begin(id, piece).then_some((What::Begin(piece), 3, order));
+            }
+            if link.asked > 0 || now.since(link.progress_at) < SUGGESTION {
+                return None;
+            }
+        }
+        let link = self.links.get(&id)?;
+        if !saved {
+            let next = self.window(saves_seeds).filter(|(_, piece)| {
+                self.pieces.picker.is_pickable(*piece) && link.has.contains(*piece)
+            });
+            if let Some((at, piece)) = next.min() {
+                return self.may_begin(id, piece).then_some((What::Begin(piece), 2, at));
+            }
+        }
+        let piece = self.rarest(id)?;
+        let order = usize::from(self.pieces.picker.availability(piece));
+        self.may_begin(id, piece).then_some((What::Begin(piece), 3, order))
+    }
+
+    /// The pieces before the readers, and how many pieces before.
+    fn window(&self, saves_seeds: bool) -> impl Iterator<Item = (usize, PieceIndex)> + '_ {
+        let bytes = self.config.reader_window / u64::from(self.geometry().piece_len());
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+        let len = if saves_seeds { len } else { len.saturating_mul(WINDOW_FROM_SEEDS) };
+        self.readers
+            .iter()
+            .flat_map(move |reader| self.geometry().pieces_from(reader.head).take(len).enumerate())
+    }
+
+    fn rarest(&mut self, id: LinkId) -> Option<PieceIndex> {
         let link = self.links.get_mut(&id)?;
         let generation = self.pieces.picker.generation();
         if link.dry == Some(generation) {
             return None;
         }
-        let Some(piece) = self.pieces.picker.pick(&link.has, share.as_ref(), &mut self.rng) else {
+        let piece = self.pieces.picker.pick(&link.has, link.counted, &mut self.rng);
+        if piece.is_none() {
             link.dry = Some(generation);
-            return None;
-        };
-        self.begin(id, piece, out)
+        }
+        piece
     }
 
-    /// The link now has a piece that may be asked for. If it had nothing to give before, this is
-    /// what it is asked for, without a look at all the others.
-    pub(super) fn offer(
-        &mut self,
-        id: LinkId,
-        piece: PieceIndex,
-        now: Time,
-        out: &mut Vec<Action>,
-    ) {
-        let generation = self.pieces.picker.generation();
-        let Some(link) = self.links.get_mut(&id) else { return };
-        if link.dry != Some(generation) {
-            return;
-        }
-        let begun = if link.has_room(now) { self.begin(id, piece, out) } else { None };
-        match (begun, self.links.get_mut(&id)) {
-            (Some(block), _) => self.ask(id, block, now, out),
-            (None, Some(link)) => link.dry = None,
-            (None, None) => {}
-        }
+    /// Whether the link may own another piece. Before one of it was right it has one at a time:
+    /// who sends wrong bytes does so once.
+    fn may_begin(&self, id: LinkId, piece: PieceIndex) -> bool {
+        self.pieces.picker.is_pickable(piece)
+            && self.links.get(&id).is_some_and(|link| {
+                link.proven || (link.owned.is_empty() && !self.pieces.is_verifying_of(id))
+            })
     }
 
     /// Makes the link the owner of a missing piece, if there is memory for it. The first block of
     /// it.
     fn begin(&mut self, id: LinkId, piece: PieceIndex, out: &mut Vec<Action>) -> Option<Block> {
-        if !self.pieces.picker.is_pickable(piece) || !self.has_memory(piece, out) {
+        if !self.may_begin(id, piece) || !self.has_memory(piece, out) {
             return None;
         }
         let link = self.links.get_mut(&id)?;
@@ -203,12 +274,15 @@ impl Swarm {
         self.pieces.free_block(piece, link.block_len_max)
     }
 
+    fn may_adopt(&self, id: LinkId, piece: PieceIndex) -> Option<What> {
+        let link = self.links.get(&id)?;
+        let free = self.pieces.free_block(piece, link.block_len_max);
+        (!link.suspected && free.is_some()).then_some(What::Adopt(piece))
+    }
+
     /// Makes the link the owner of an orphan. A free block of it.
     fn adopt(&mut self, id: LinkId, piece: PieceIndex) -> Option<Block> {
         let link = self.links.get_mut(&id)?;
-        if link.suspected {
-            return None;
-        }
         let block = self.pieces.free_block(piece, link.block_len_max)?;
         self.pieces.adopt(piece, id);
         link.owned.push(piece);
@@ -230,7 +304,7 @@ impl Swarm {
     }
 
     /// When nothing is left to begin: a block that another link is slow to bring.
-    fn end_game_block(&mut self, id: LinkId, now: Time) -> Option<Block> {
+    fn end_game_block(&self, id: LinkId, now: Time) -> Option<Block> {
         let link = self.links.get(&id)?;
         if !self.pieces.picker.is_empty() || link.suspected {
             return None;
@@ -254,7 +328,7 @@ impl Swarm {
     }
 
     /// A block of a piece that a reader needs now and that its owner is slow to bring.
-    fn late_block(&mut self, id: LinkId, piece: PieceIndex, now: Time) -> Option<Block> {
+    fn late_block(&self, id: LinkId, piece: PieceIndex, now: Time) -> Option<Block> {
         let link = self.links.get(&id)?;
         let progress = self.pieces.progress().get(&piece)?;
         let owner = self.links.get(&progress.owner?)?;
@@ -307,7 +381,7 @@ impl Swarm {
         });
         if !wanted {
             out.push(Action::Drop);
-            return self.fill(id, now, out);
+            return self.fill_all(now, out);
         }
         out.push(Action::Keep { block });
         if contested {
@@ -318,7 +392,7 @@ impl Swarm {
             self.disown(owner, piece);
             out.push(Action::Verify { piece });
         }
-        self.fill(id, now, out);
+        self.fill_all(now, out);
     }
 
     /// Whoever else was asked for a part of `block` need not bring it.

@@ -10,6 +10,7 @@ use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
 use crate::proto::peer::PeerId;
 use crate::swarm::meter::{Meter, bytes_in, time_for};
+use crate::swarm::spread::Turn;
 
 /// Blocks of 16 KiB that are asked for before anything is known of a link's speed.
 const FIRST_REQUESTS: u32 = 4;
@@ -37,6 +38,8 @@ pub(super) struct Link {
     pub(super) peer_id: PeerId,
     pub(super) incoming: bool,
     pub(super) fast: bool,
+    /// Whether the peer is this program.
+    pub(super) ours: bool,
     pub(super) since: Time,
     /// Where it can be dialled, if known: it is not while this link is up.
     pub(super) dial_address: Option<SocketAddr>,
@@ -72,6 +75,10 @@ pub(super) struct Link {
     pub(super) suspected: bool,
     /// The generation of the picker in which it had nothing to give.
     pub(super) dry: Option<u64>,
+    /// Whether a whole piece of it was right.
+    pub(super) proven: bool,
+    /// What it suggests to ask it for, oldest first.
+    pub(super) suggested: VecDeque<PieceIndex>,
 
     pub(super) they_are_interested: bool,
     pub(super) we_choke: bool,
@@ -81,6 +88,10 @@ pub(super) struct Link {
     pub(super) uploads: VecDeque<Block>,
     /// Bytes given to the writer and not sent yet.
     pub(super) sending: u64,
+    /// Pieces that are on their way to it; see `spread`.
+    pub(super) turns: Vec<Turn>,
+    /// When it was given the last of them.
+    pub(super) turn_at: Time,
 }
 
 impl Link {
@@ -97,6 +108,7 @@ impl Link {
             peer_id,
             incoming,
             fast,
+            ours: false,
             since: now,
             dial_address: None,
             has: Pieces::none(*geometry),
@@ -118,11 +130,15 @@ impl Link {
             rests_until: Time::ZERO,
             suspected: false,
             dry: None,
+            proven: false,
+            suggested: VecDeque::new(),
             they_are_interested: false,
             we_choke: true,
             turn_since: now,
             uploads: VecDeque::new(),
             sending: 0,
+            turns: Vec::new(),
+            turn_at: Time::ZERO,
         }
     }
 

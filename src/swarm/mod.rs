@@ -5,8 +5,8 @@
 //!
 //! [`interface`] is what goes in and out. `swarm` dispatches and knows the links; `download` says
 //! what to ask of whom, over `pieces` (the state of each) and `picker` (which next); `claims` lends
-//! pieces to the upstream; `upload` serves, and `choker` says whom; `candidates` and `announce`
-//! find others.
+//! pieces to the upstream; `upload` serves, `choker` says whom, and `spread` says who is to have
+//! what first; `candidates` and `announce` find others.
 
 mod announce;
 mod candidates;
@@ -19,6 +19,7 @@ mod link;
 mod meter;
 mod picker;
 mod pieces;
+mod spread;
 #[expect(clippy::module_inception, reason = "the value that the module is about")]
 mod swarm;
 #[cfg(test)]

@@ -11,47 +11,6 @@
 use crate::base::rng::Rng;
 use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Geometry, PieceIndex};
-use crate::proto::peer::PeerId;
-
-/// How many equally rare pieces are looked at for one in our share.
-const SHARE_SCAN_MAX: usize = 256;
-
-/// Which of equally rare pieces to ask a seed for. Hosts that fetch the same blob know of each
-/// other, and for each piece an order among them follows from their peer ids ("rendezvous
-/// hashing"). Each takes the pieces first where it comes first, then those where one is before it
-/// (who may not be served by the seed), and so on: so they ask for different ones and swap them,
-/// and the seed sends little twice, even if not all of them know all.
-#[derive(Clone, Debug)]
-pub(super) struct Share {
-    us: u64,
-    others: Vec<u64>,
-}
-
-impl Share {
-    /// Our share, if `others` fetch the same blob.
-    pub(super) fn new<'a>(us: &PeerId, others: impl Iterator<Item = &'a PeerId>) -> Share {
-        // Peer ids end in random bytes; the digits of their beginning are alike.
-        let salt = |id: &PeerId| {
-            id.0.iter().fold(0u64, |salt, byte| mixed(salt.rotate_left(8) ^ u64::from(*byte)))
-        };
-        Share { us: salt(us), others: others.map(salt).collect() }
-    }
-
-    /// How many others come before us for this piece.
-    pub(super) fn place(&self, piece: PieceIndex) -> usize {
-        let weight = |salt: u64| mixed(salt ^ u64::from(piece.get()));
-        let ours = weight(self.us);
-        self.others.iter().filter(|other| weight(**other) > ours).count()
-    }
-}
-
-/// The finisher of SplitMix64: every bit of the result depends on every bit of `z`.
-fn mixed(z: u64) -> u64 {
-    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// The pickable pieces by availability.
 #[derive(Debug)]
@@ -124,28 +83,13 @@ impl Picker {
         self.availability[piece.index()]
     }
 
-    /// The availability of the rarest pickable pieces.
-    pub(super) fn rarest(&self) -> Option<u16> {
-        let level = self.levels.iter().position(|level| !level.is_empty())?;
-        u16::try_from(level).ok()
-    }
-
-    /// One of the rarest pickable pieces of those in `has`, at random, or by `share` if there is
-    /// one.
-    pub(super) fn pick(
-        &self,
-        has: &Pieces,
-        share: Option<&Share>,
-        rng: &mut Rng,
-    ) -> Option<PieceIndex> {
-        self.levels.iter().filter(|level| !level.is_empty()).find_map(|level| {
+    /// One of the rarest pickable pieces of those in `has`, at random. `counted`: whether `has` is
+    /// counted in the availability, so that pieces which nobody counted has need not be looked at.
+    pub(super) fn pick(&self, has: &Pieces, counted: bool, rng: &mut Rng) -> Option<PieceIndex> {
+        let levels = self.levels.iter().skip(usize::from(counted));
+        levels.filter(|level| !level.is_empty()).find_map(|level| {
             let (before, after) = level.split_at(rng.index(level.len()));
-            let all = after.iter().chain(before).copied();
-            let mut had = all.filter(|piece| has.contains(*piece));
-            match share {
-                Some(share) => had.take(SHARE_SCAN_MAX).min_by_key(|piece| share.place(*piece)),
-                None => had.next(),
-            }
+            after.iter().chain(before).copied().find(|piece| has.contains(*piece))
         })
     }
 
@@ -205,16 +149,16 @@ mod tests {
         }
         let mut rng = Rng::seeded(1);
         let mut has = Pieces::none(geometry);
-        assert_eq!(picker.pick(&has, None, &mut rng), None);
+        assert_eq!(picker.pick(&has, false, &mut rng), None);
         for number in [7, 5, 6] {
             has.insert(piece(number));
         }
-        assert_eq!(picker.pick(&has, None, &mut rng), Some(piece(5)));
+        assert_eq!(picker.pick(&has, false, &mut rng), Some(piece(5)));
         picker.set_pickable(piece(5), false);
-        assert_eq!(picker.pick(&has, None, &mut rng), Some(piece(6)));
+        assert_eq!(picker.pick(&has, false, &mut rng), Some(piece(6)));
         picker.lost(piece(7));
         picker.lost(piece(7));
-        assert_eq!(picker.pick(&has, None, &mut rng), Some(piece(7)));
+        assert_eq!(picker.pick(&has, false, &mut rng), Some(piece(7)));
     }
 
     #[test]
@@ -224,25 +168,8 @@ mod tests {
         let mut rng = Rng::seeded(2);
         let all = Pieces::all(geometry);
         let picked: BTreeSet<_> =
-            (0..1000).filter_map(|_| picker.pick(&all, None, &mut rng)).collect();
+            (0..1000).filter_map(|_| picker.pick(&all, false, &mut rng)).collect();
         assert!(picked.len() > 95, "{} of 100", picked.len());
-    }
-
-    #[test]
-    fn hosts_with_different_shares_pick_different_pieces() {
-        let geometry = geometry(120);
-        let all = Pieces::all(geometry);
-        let ids: Vec<PeerId> = (0..4).map(|n| PeerId([n; 20])).collect();
-        let mut picked = BTreeSet::new();
-        for us in &ids {
-            let share = Share::new(us, ids.iter().filter(|id| *id != us));
-            let (mut picker, mut rng) = (pickable(&geometry), Rng::seeded(1));
-            for _ in 0..20 {
-                let piece = picker.pick(&all, Some(&share), &mut rng).unwrap();
-                picker.set_pickable(piece, false);
-                assert!(picked.insert(piece), "{piece:?} twice");
-            }
-        }
     }
 
     #[test]
@@ -265,7 +192,7 @@ mod tests {
             }
             let candidates = has.iter().filter(|piece| picker.is_pickable(*piece));
             let rarest = candidates.map(|piece| picker.availability(piece)).min();
-            let picked = picker.pick(&has, None, &mut rng);
+            let picked = picker.pick(&has, false, &mut rng);
             assert_eq!(picked.map(|piece| picker.availability(piece)), rarest);
             assert!(picked.is_none_or(|piece| picker.is_pickable(piece) && has.contains(piece)));
         }

@@ -228,6 +228,11 @@ impl PieceTable {
         self.doubtful.contains(&piece)
     }
 
+    /// Whether a piece is being verified of which the link sent something.
+    pub(super) fn is_verifying_of(&self, link: LinkId) -> bool {
+        self.verifying.values().any(|senders| senders.iter().any(|(sender, _)| *sender == link))
+    }
+
     /// From now on pieces may be asked for.
     pub(super) fn hashes_known(&mut self) {
         self.hashes_known = true;

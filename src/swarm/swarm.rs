@@ -15,6 +15,7 @@ use crate::swarm::candidates::Candidates;
 use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
 use crate::swarm::link::Link;
 use crate::swarm::pieces::PieceTable;
+use crate::swarm::spread::Spread;
 
 /// How often links are looked at that were asked for something.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +32,7 @@ pub struct Swarm {
     pub(super) readers: Vec<Reader>,
     pub(super) candidates: Candidates,
     announcer: Announcer,
+    pub(super) spread: Spread,
     /// When links that were asked for something are looked at again.
     next_tick: Time,
     /// When the upload slots may be given out anew.
@@ -55,6 +57,7 @@ struct Arrival {
     peer_id: PeerId,
     incoming: bool,
     fast: bool,
+    ours: bool,
 }
 
 impl Swarm {
@@ -70,6 +73,7 @@ impl Swarm {
             readers: Vec::new(),
             candidates: Candidates::default(),
             announcer: Announcer::new(now),
+            spread: Spread::new(&geometry),
             next_tick: now,
             next_round: now,
             left: false,
@@ -118,8 +122,11 @@ impl Swarm {
         if self.left {
             return None;
         }
-        let waits_for_blocks = self.links.values().any(|link| link.asked > 0 || link.is_resting());
-        let tick = waits_for_blocks.then_some(self.next_tick);
+        let waits = |link: &Link| {
+            let could_give = link.useful > 0 && !link.they_choke;
+            could_give || link.asked > 0 || link.is_resting() || !link.turns.is_empty()
+        };
+        let tick = self.links.values().any(waits).then_some(self.next_tick);
         let round = self.is_contended().then_some(self.next_round);
         let dial = if self.wants_links() { self.candidates.next_due() } else { None };
         let announce = self.announcer.next_due(self.is_lonely());
@@ -128,8 +135,8 @@ impl Swarm {
 
     fn take_in(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
         match input {
-            Input::LinkUp { link, address, peer_id, incoming, fast, ours: _ } => {
-                self.link_up(link, &Arrival { address, peer_id, incoming, fast }, now, out);
+            Input::LinkUp { link, address, peer_id, incoming, fast, ours } => {
+                self.link_up(link, &Arrival { address, peer_id, incoming, fast, ours }, now, out);
             }
             Input::ExtHandshake { link, block_len_max, requests_max, listen_port } => {
                 self.introduced(link, block_len_max, requests_max, listen_port, now);
@@ -178,6 +185,7 @@ impl Swarm {
         }
         let geometry = *self.geometry();
         let mut link = Link::new(&geometry, new.address, new.peer_id, new.incoming, new.fast, now);
+        link.ours = new.ours;
         if !new.incoming {
             self.candidates.linked(new.address);
             link.dial_address = Some(new.address);
@@ -265,10 +273,11 @@ impl Swarm {
             Message::HaveAll | Message::HaveNone | Message::Reject(_) => {
                 Err(CloseReason::OutOfTurn)
             }
-            Message::Request(block) => self.requested(id, block, out),
+            Message::Request(block) => self.requested(id, block, now, out),
             Message::Cancel(block) => self.cancelled(id, block, out),
-            // Hints of the fast extension that are not taken up, but their numbers must be right.
-            Message::Suggest(number) | Message::AllowedFast(number) => {
+            Message::Suggest(number) => self.suggested(id, number, now, out),
+            // A hint that is not taken up, but its number must be right.
+            Message::AllowedFast(number) => {
                 self.geometry().piece(number).map(|_| ()).ok_or(CloseReason::BadPiece)
             }
             Message::KeepAlive
@@ -342,12 +351,13 @@ impl Swarm {
             link.counted = false;
             self.geometry().pieces().for_each(|piece| self.pieces.picker.lost(piece));
         }
+        self.turn_ends(id, piece, now, out);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         if !self.pieces.stored().contains(piece) {
             link.useful += 1;
         }
         if self.pieces.picker.is_pickable(piece) {
-            self.offer(id, piece, now, out);
+            link.dry = None;
         }
         self.they_have_more(id, now, out);
         Ok(())
@@ -376,11 +386,12 @@ impl Swarm {
         if let [(sender, _)] = self.pieces.store(piece)[..]
             && let Some(link) = self.links.get_mut(&sender)
         {
-            link.suspected = false;
+            (link.suspected, link.proven) = (false, true);
         }
         for (&id, link) in &mut self.links {
+            // Also to those who have it: a seed spreads what few have.
+            out.push(Action::Send { link: id, message: Message::Have(piece.get()) });
             if !link.has.contains(piece) {
-                out.push(Action::Send { link: id, message: Message::Have(piece.get()) });
                 continue;
             }
             link.useful -= 1;
@@ -404,6 +415,7 @@ impl Swarm {
         for id in full.collect::<Vec<_>>() {
             self.close(id, CloseReason::BothComplete, now, out);
         }
+        self.suggest(now, out);
     }
 
     /// Bans `ip`: `guilty` is the link that earned it, if it is still there. Once: more of what it
@@ -433,6 +445,7 @@ impl Swarm {
     fn forget(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
         self.take_back(id, out);
         let Some(link) = self.links.remove(&id) else { return };
+        self.spread.forget(&link);
         if link.counted {
             link.has.iter().for_each(|piece| self.pieces.picker.lost(piece));
         }
@@ -477,6 +490,8 @@ impl Swarm {
             self.next_tick = now + TICK;
             self.snub_silent(now, out);
             self.fill_all(now, out);
+            self.end_late_turns(now);
+            self.suggest(now, out);
         }
         if now >= self.next_round && self.is_contended() {
             self.rechoke(now, out);

@@ -67,7 +67,19 @@ impl Host {
             fast: true,
             ours: true,
         });
+        if let Some(link) = self.swarm.links.get_mut(&link) {
+            link.proven = true;
+        }
         link
+    }
+
+    /// What the last input made us suggest, and to whom.
+    fn suggested(&self) -> Vec<(LinkId, u32)> {
+        let suggested = self.out.iter().filter_map(|action| match action {
+            Action::Send { link, message: Message::Suggest(piece) } => Some((*link, *piece)),
+            _ => None,
+        });
+        suggested.collect()
     }
 
     fn hear(&mut self, link: LinkId, message: Message) -> &[Action] {
@@ -158,6 +170,71 @@ fn readers_come_first_and_in_order() {
     let (_, asked) = host.seed();
     let pieces: Vec<u32> = asked.iter().map(|block| block.piece).collect();
     assert_eq!(pieces, [41, 41, 71, 71]);
+}
+
+#[test]
+fn a_link_has_one_piece_at_a_time_until_one_was_right() {
+    let mut host = Host::new(9, 0);
+    let link = host.link();
+    host.swarm.links.get_mut(&link).unwrap().proven = false;
+    host.hear(link, Message::HaveAll);
+    host.hear(link, Message::Unchoke);
+    let asked = host.asked(link);
+    assert_eq!(asked.len(), 2, "the blocks of one piece");
+    for block in asked.iter().copied() {
+        assert!(host.deliver(link, block));
+        assert_eq!(host.asked(link), [], "it is not known to be right");
+    }
+    let piece = host.piece(asked[0].piece);
+    host.input(Input::Stored { piece });
+    assert!(host.asked(link).len() > 2);
+}
+
+#[test]
+fn a_seed_suggests_each_piece_to_one_peer_and_what_few_have() {
+    let mut host = Host::new(4, 4);
+    let links = [host.link(), host.link()];
+    for link in links {
+        host.hear(link, Message::HaveNone);
+    }
+    host.hear(links[0], Message::Interested);
+    assert_eq!(host.suggested(), [], "a lone peer takes what it likes");
+    host.hear(links[1], Message::Interested);
+    let suggested = host.suggested();
+    let of = |link| suggested.iter().filter(move |(to, _)| *to == link).count();
+    assert_eq!((of(links[0]), of(links[1])), (2, 2));
+    let pieces: std::collections::BTreeSet<u32> = suggested.iter().map(|(_, n)| *n).collect();
+    assert_eq!(pieces.len(), 4, "each once");
+    let (to, first) = suggested[0];
+    host.hear(to, Message::Request(block(first, 0)));
+    host.hear(to, Message::Have(first));
+    let again = host.suggested();
+    assert!(!again.is_empty(), "its turn is over");
+    assert!(again.iter().all(|(to, n)| !suggested.contains(&(*to, *n))), "{again:?}");
+}
+
+#[test]
+fn while_others_fetch_too_a_seed_is_asked_for_what_it_suggests() {
+    let mut host = Host::new(9, 0);
+    let (seed, other) = (host.link(), host.link());
+    host.hear(other, Message::HaveNone);
+    host.hear(seed, Message::HaveAll);
+    host.hear(seed, Message::Unchoke);
+    assert_eq!(host.asked(seed), []);
+    host.hear(seed, Message::Suggest(7));
+    assert_eq!(host.asked(seed), [block(7, 0), block(7, BLOCK_LEN)]);
+    let silent = host.link();
+    host.hear(silent, Message::HaveAll);
+    host.hear(other, Message::Have(0));
+    host.link();
+    let another = host.link();
+    host.hear(another, Message::HaveNone);
+    host.hear(silent, Message::Unchoke);
+    assert_eq!(host.asked(silent), []);
+    host.pass(Duration::from_secs(1));
+    assert_eq!(host.asked(silent), []);
+    host.pass(Duration::from_millis(1100));
+    assert!(!host.asked(silent).is_empty(), "it says nothing for long");
 }
 
 #[test]

@@ -43,6 +43,7 @@ impl Swarm {
         &mut self,
         id: LinkId,
         asked: RawBlock,
+        now: Time,
         out: &mut Vec<Action>,
     ) -> Result<(), CloseReason> {
         let block = self.geometry().block(asked.piece, asked.begin, asked.len);
@@ -61,6 +62,7 @@ impl Swarm {
         }
         link.uploads.push_back(block);
         pump(id, link, out);
+        self.turn_begins(id, block.piece(), now);
         Ok(())
     }
 
@@ -127,6 +129,7 @@ impl Swarm {
             (link.we_choke, link.turn_since) = (false, now);
             out.push(Action::Send { link: id, message: Message::Unchoke });
         }
+        self.suggest(now, out);
     }
 
     /// Gives the slots out anew.

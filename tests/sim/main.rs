@@ -1,8 +1,11 @@
 //! Many swarms on a simulated network, in virtual time.
 //!
-//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` that many; each failure prints its seed. Every
-//! scenario prints a line of figures: `cargo test --test sim -- --nocapture`.
+//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` the first so many; each failure prints its seed.
+//! `make sim` runs 200 of each scenario and prints a line of figures for each.
 
+mod figures;
+mod host;
+mod network;
 mod operations;
 mod scenarios;
 mod world;

@@ -5,23 +5,31 @@ use std::time::Duration;
 use torrent_cache::base::rng::Rng;
 use torrent_cache::proto::geometry::Geometry;
 
-use crate::seeds;
-use crate::world::{Host, Manner, Plan, World};
+use crate::figures::{Figures, Runs, run};
+use crate::host::{Manner, Plan};
+use crate::network::Line;
+use crate::world::World;
 
-/// 100 Mbit/s. With pieces of 64 KiB this is a gigabit network with pieces of 640 KiB.
-const RATE: u64 = 12_500_000;
-const PIECE_LEN: u32 = 64 << 10;
-const LIMIT: Duration = Duration::from_secs(300);
+/// 1 Gbit/s.
+const RATE: u64 = 125_000_000;
+const PIECE_LEN: u32 = 256 << 10;
+/// A blob of 128 MiB, which takes a second.
+const PIECES: u32 = 512;
+
+fn line(up: u64, down: u64) -> Line {
+    Line { up, down, latency: Duration::from_micros(50) }
+}
 
 fn host() -> Plan {
     Plan {
-        up: RATE,
-        down: RATE,
+        line: line(RATE, RATE),
         disk: Duration::from_millis(1),
         seeds: false,
         reads: true,
         manner: Manner::Honest,
+        arrives: Duration::ZERO,
         dies: None,
+        dies_silently: false,
         upstream: None,
         links_max: 50,
     }
@@ -42,189 +50,262 @@ fn one_to(leechers: usize, seeder: Plan, leecher: &Plan) -> Vec<Plan> {
     plans
 }
 
-/// What came out of a run.
-struct Figures {
-    world: World,
-    /// The time until the last host was done, by the shortest that the lines allow.
-    of_ideal: f64,
-    /// How often the seeder sent the blob.
-    copies: f64,
-    /// Bytes that came and were not needed, of those needed.
-    duplicates: f64,
-    /// The longest time that a reader did not advance.
-    stall: Duration,
-    /// When the last reader had its first byte.
-    first_byte: Duration,
+fn geometry(pieces: u32) -> Geometry {
+    Geometry::new(u64::from(pieces) * u64::from(PIECE_LEN), PIECE_LEN).unwrap()
 }
 
-fn seconds(bytes: u64, rate: u64) -> f64 {
-    bytes as f64 / rate as f64
+fn plain(seed: u64, pieces: u32, plans: Vec<Plan>) -> Figures {
+    run(seed, geometry(pieces), plans, |_| {})
 }
 
-/// The fluid limit: nothing is faster than the sources together, the slowest downlink, or all
-/// uplinks together.
-fn ideal(blob_len: u64, honest: &[&Host], leechers: &[&Host]) -> f64 {
-    let upstream: u64 = leechers.iter().filter_map(|host| host.plan.upstream).sum();
-    let seeding = honest.iter().filter(|host| host.plan.seeds);
-    let sources = seeding.map(|host| host.plan.up).sum::<u64>() + upstream;
-    let all_up = honest.iter().map(|host| host.plan.up).sum::<u64>() + upstream;
-    let slowest = leechers.iter().map(|host| host.plan.down).min().unwrap_or(1);
-    let needed = blob_len * leechers.len() as u64;
-    seconds(blob_len, sources).max(seconds(blob_len, slowest)).max(seconds(needed, all_up))
+/// A host's time from its arrival until it was done, by that of its line alone.
+fn own_time(figures: &Figures, n: usize) -> f64 {
+    let host = &figures.world.hosts[n];
+    let alone = figures.world.geometry.blob_len() as f64 / host.plan.line.down as f64;
+    host.done.unwrap().since(host.arrived).as_secs_f64() / alone
 }
 
-/// Runs the plans and prints the figures.
-fn run(name: &str, seed: u64, pieces: u32, plans: Vec<Plan>) -> Figures {
-    let blob_len = u64::from(pieces) * u64::from(PIECE_LEN);
-    let geometry = Geometry::new(blob_len, PIECE_LEN).unwrap();
-    let mut world = World::new(seed, geometry, plans);
-    let start = world.now;
-    let took = world.run(LIMIT).as_secs_f64();
-    let honest = world.hosts.iter().filter(|host| host.plan.manner == Manner::Honest);
-    let honest: Vec<&Host> = honest.collect();
-    let leechers = honest.iter().filter(|host| !host.plan.seeds && host.alive).copied();
-    let leechers: Vec<&Host> = leechers.collect();
-    let needed: u64 = leechers.iter().map(|host| host.kept).sum();
-    let dropped: u64 = leechers.iter().map(|host| host.dropped).sum();
-    let first = leechers.iter().filter_map(|host| host.first_byte).max();
-    let of_ideal = took / ideal(blob_len, &honest, &leechers);
-    let copies = seconds(world.hosts[0].sent, blob_len);
-    let duplicates = seconds(dropped, needed.max(1));
-    let stall = leechers.iter().map(|host| host.longest_stall).max().unwrap_or_default();
-    let first_byte = first.map(|first| first.since(start)).unwrap_or_default();
-    println!(
-        "{name:<34} seed {seed:<3} {took:>6.2} s = {of_ideal:.2} of ideal, {copies:.2} copies from \
-         the seeder, {:.2} % duplicate, longest stall {stall:.0?}, last first byte \
-         {first_byte:.0?}",
-        duplicates * 100.0,
-    );
-    Figures { world, of_ideal, copies, duplicates, stall, first_byte }
+fn arriving_together(leechers: usize, bound: f64) {
+    let name = format!("{leechers} leechers at once");
+    let runs = Runs::of(&name, 1, |seed| plain(seed, PIECES, one_to(leechers, seeder(), &host())));
+    runs.wastes_little().at_most(bound, "of the ideal", |figures| figures.of_ideal);
 }
 
 #[test]
-fn the_last_of_a_few_is_done_soon_after_the_ideal() {
-    for seed in seeds(1) {
-        for leechers in [2, 8] {
-            let name = format!("1 seeder, {leechers} leechers");
-            let figures = run(&name, seed, 512, one_to(leechers, seeder(), &host()));
-            assert!(figures.of_ideal < 1.15, "SIM_SEED={seed} {}", figures.of_ideal);
-            assert!(figures.duplicates < 0.03, "SIM_SEED={seed} {}", figures.duplicates);
-        }
-    }
+fn the_last_of_2_is_done_soon_after_the_ideal() {
+    arriving_together(2, 1.15);
 }
 
 #[test]
-fn the_last_of_many_is_done_soon_after_the_ideal() {
-    for seed in seeds(1) {
-        let figures = run("1 seeder, 32 leechers", seed, 512, one_to(32, seeder(), &host()));
-        assert!(figures.of_ideal < 1.6, "SIM_SEED={seed} {}", figures.of_ideal);
-        assert!(figures.duplicates < 0.03, "SIM_SEED={seed} {}", figures.duplicates);
-    }
+fn the_last_of_8_is_done_soon_after_the_ideal() {
+    arriving_together(8, 1.15);
 }
 
 #[test]
+fn the_last_of_32_is_done_soon_after_the_ideal() {
+    arriving_together(32, 1.15);
+}
+
+/// The cost beyond the ideal may be that at 32 by the logarithms: 0.15 * 7 / 5.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes unoptimised: make sim")]
+fn the_last_of_128_is_done_soon_after_the_ideal() {
+    arriving_together(128, 1.21);
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes unoptimised: make sim")]
 fn without_readers_the_same_holds() {
-    for seed in seeds(1) {
-        let plans = one_to(32, seeder(), &Plan { reads: false, ..host() });
-        let figures = run("1 seeder, 32 leechers, no readers", seed, 256, plans);
-        assert!(figures.of_ideal < 1.65, "SIM_SEED={seed} {}", figures.of_ideal);
-    }
+    let leecher = Plan { reads: false, ..host() };
+    let runs = Runs::of("32 leechers, no readers", 1, |seed| {
+        plain(seed, PIECES, one_to(32, seeder(), &leecher))
+    });
+    runs.wastes_little().at_most(1.15, "of the ideal", |figures| figures.of_ideal);
 }
 
 #[test]
-fn a_slow_seeder_sends_each_piece_little_more_than_once() {
-    for seed in seeds(1) {
-        let plans = one_to(16, Plan { up: RATE / 10, ..seeder() }, &host());
-        let figures = run("seeder's uplink a tenth", seed, 256, plans);
-        assert!(figures.of_ideal < 1.7, "SIM_SEED={seed} {}", figures.of_ideal);
-        assert!(figures.copies < 1.7, "SIM_SEED={seed} {}", figures.copies);
-    }
+fn a_weak_seeder_sends_each_piece_little_more_than_once() {
+    let runs = Runs::of("16 leechers, seeder's uplink a tenth", 1, |seed| {
+        let seeder = Plan { line: line(RATE / 10, RATE), ..seeder() };
+        plain(seed, 256, one_to(16, seeder, &host()))
+    });
+    runs.wastes_little().at_most(1.25, "of the fluid limit", |figures| figures.of_ideal);
+    runs.at_most(1.3, "copies until all was out", |figures| figures.copies_first);
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes unoptimised: make sim")]
+fn who_comes_later_is_done_as_soon() {
+    let runs = Runs::of("32 leechers within 2 s", 1, |seed| {
+        let mut rng = Rng::seeded(seed);
+        let mut plans = one_to(32, seeder(), &host());
+        for plan in &mut plans[1..] {
+            plan.arrives = Duration::from_millis(rng.below(2000));
+        }
+        plain(seed, PIECES, plans)
+    });
+    runs.wastes_little().at_most(1.15, "slowest host by its own ideal", |figures| {
+        (1..figures.world.hosts.len()).map(|n| own_time(figures, n)).fold(0.0, f64::max)
+    });
 }
 
 #[test]
 fn one_slow_host_does_not_slow_the_others() {
-    for seed in seeds(1) {
+    const SLOW: usize = 3;
+    // The last of the others, with and without the slow one.
+    let last = |figures: &Figures, skipped: usize| {
+        let others = (1..figures.world.hosts.len()).filter(|n| *n != skipped);
+        others.map(|n| own_time(figures, n)).fold(0.0, f64::max)
+    };
+    let runs = Runs::of("16 leechers, one at a tenth", 1, |seed| {
         let mut plans = one_to(16, seeder(), &host());
-        let disk = Duration::from_millis(20);
-        plans[3] = Plan { up: RATE / 20, down: RATE / 20, disk, ..host() };
-        let figures = run("one of 16 at a twentieth", seed, 128, plans);
-        let hosts = &figures.world.hosts;
-        let others = hosts.iter().enumerate().filter(|(n, _)| *n != 3);
-        let last = others.filter_map(|(_, host)| host.done).max().unwrap();
-        let took = last.since(hosts[0].done.unwrap()).as_secs_f64();
-        let ratio = took / seconds(figures.world.geometry.blob_len(), RATE);
-        println!("{:<34} the last of the others: {ratio:.2} of ideal", "");
-        assert!(ratio < 1.9, "SIM_SEED={seed} {ratio}");
-    }
+        plans[SLOW] = Plan { line: line(RATE / 10, RATE / 10), ..host() };
+        plain(seed, PIECES, plans)
+    });
+    let without = Runs::of("the same without it", 1, |seed| {
+        plain(seed, PIECES, one_to(15, seeder(), &host()))
+    });
+    let (mean, _) = without.mean_and_worst(&|figures| last(figures, usize::MAX));
+    runs.wastes_little()
+        .at_most(1.05, "the others' time by that without it", |figures| last(figures, SLOW) / mean);
+}
+
+/// A quarter of 16 hosts; the liars come first, so that the tracker tells everyone of them.
+fn with_liars(name: &str, manners: [Manner; 4]) -> Runs {
+    Runs::of(name, 1, |seed| {
+        let mut plans = one_to(12, seeder(), &host());
+        plans.splice(1..1, manners.map(liar));
+        plain(seed, 256, plans)
+    })
 }
 
 #[test]
-fn liars_cost_one_piece_each_and_nobody_else_is_banned() {
-    for seed in seeds(1) {
-        let mut plans = one_to(12, seeder(), &host());
-        // Before the others, so that the tracker tells everyone of them.
-        let manners = [Manner::Corrupts, Manner::Withholds, Manner::Corrupts, Manner::Drips];
-        plans.splice(1..1, manners.map(liar));
-        let figures = run("a quarter liars", seed, 256, plans);
-        let hosts = &figures.world.hosts;
-        for (n, host) in hosts.iter().enumerate() {
-            let guilty = host.banned.iter().all(|banned| [1, 3].contains(banned));
-            assert!(guilty, "SIM_SEED={seed} host {n} banned {:?}", host.banned);
+fn liars_are_banned_after_one_bad_piece_and_nobody_else_is() {
+    let runs = with_liars("12 leechers, 4 send wrong bytes", [Manner::Corrupts; 4]);
+    runs.at_most(1.0, "bad pieces for each banned liar at one host", |figures| {
+        let leechers = figures.world.hosts[5..].iter();
+        let rate = leechers.map(|host| host.corrupt as f64 / host.banned.len().max(1) as f64);
+        rate.fold(0.0, f64::max)
+    });
+    runs.at_most(0.0, "honest hosts banned", |figures| {
+        let banned = figures.world.hosts.iter().flat_map(|host| &host.banned);
+        banned.filter(|n| !(1..5).contains(*n)).count() as f64
+    });
+    runs.at_most(-1.0, "the liars that were met", |figures| {
+        -(figures.world.hosts.iter().map(|host| host.banned.len()).sum::<usize>() as f64)
+    });
+}
+
+#[test]
+fn who_gives_nothing_does_not_stop_the_others() {
+    let manners = [Manner::Withholds, Manner::FalseHave, Manner::Drips, Manner::Greedy];
+    let runs = with_liars("12 leechers, 4 give nothing", manners);
+    runs.at_most(0.0, "hosts banned", |figures| {
+        figures.world.hosts.iter().map(|host| host.banned.len()).sum::<usize>() as f64
+    });
+    runs.at_most(3.0, "longest stall", |figures| figures.stall);
+}
+
+fn some_die(name: &str, silently: bool) {
+    let runs = Runs::of(name, 1, |seed| {
+        let mut rng = Rng::seeded(seed);
+        let mut plans = one_to(16, seeder(), &host());
+        for plan in &mut plans[1..=8] {
+            plan.dies = Some(Duration::from_millis(rng.below(1500)));
+            plan.dies_silently = silently;
         }
-        let corrupt = hosts.iter().map(|host| host.corrupt).max().unwrap();
-        let banned: usize = hosts.iter().map(|host| host.banned.len()).sum();
-        println!("{:<34} {banned} bans, at most {corrupt} corrupt pieces at one host", "");
-        assert!(banned > 0, "SIM_SEED={seed}: the liars were not met");
-        assert!(corrupt <= 2, "SIM_SEED={seed}: {corrupt} corrupt pieces of 2 who send such");
-        assert!(figures.of_ideal < 3.0, "SIM_SEED={seed} {}", figures.of_ideal);
-    }
+        plain(seed, PIECES, plans)
+    });
+    runs.at_most(3.0, "longest stall", |figures| figures.stall);
 }
 
 #[test]
 fn hosts_may_die_at_any_time() {
-    for seed in seeds(1) {
+    some_die("half of 16 die", false);
+}
+
+#[test]
+fn hosts_may_go_silent_at_any_time() {
+    some_die("half of 16 go silent", true);
+}
+
+#[test]
+fn a_seeder_that_dies_is_not_missed_once_its_bytes_are_out() {
+    let runs = Runs::of("the first of two seeders goes silent", 1, |seed| {
         let mut rng = Rng::seeded(seed);
-        let mut plans = one_to(16, seeder(), &host());
-        for plan in &mut plans[1..=8] {
-            plan.dies = Some(Duration::from_millis(rng.below(2000)));
-        }
-        let figures = run("half of 16 die", seed, 256, plans);
-        assert!(figures.of_ideal < 2.0, "SIM_SEED={seed} {}", figures.of_ideal);
-    }
+        let mut plans = one_to(8, seeder(), &host());
+        plans[0].dies = Some(Duration::from_millis(rng.below(1000)));
+        plans[0].dies_silently = true;
+        plans.insert(1, seeder());
+        plain(seed, PIECES, plans)
+    });
+    runs.at_most(3.0, "longest stall", |figures| figures.stall);
+}
+
+#[test]
+fn a_network_that_was_parted_heals() {
+    let runs = Runs::of("16 leechers parted for 3 s", 1, |seed| {
+        run(seed, geometry(PIECES), one_to(16, seeder(), &host()), |world| {
+            let mut rng = Rng::seeded(world.seed);
+            let at = Duration::from_millis(rng.below(1000));
+            let sides: Vec<u8> = world.hosts.iter().map(|_| (rng.below(2)) as u8).collect();
+            let whole = vec![0; sides.len()];
+            world.part_at(at, sides);
+            world.part_at(at + Duration::from_secs(3), whole);
+        })
+    });
+    runs.at_most(8.0, "of the ideal, the 3 s included", |figures| figures.of_ideal);
 }
 
 #[test]
 fn upstream_and_swarm_together_bring_no_piece_twice() {
-    for seed in seeds(1) {
+    let runs = Runs::of("8 leechers, upstream mixed in", 1, |seed| {
         let leecher = Plan { upstream: Some(RATE / 8), ..host() };
-        let plans = one_to(8, Plan { up: RATE / 4, ..seeder() }, &leecher);
-        let figures = run("upstream mixed in", seed, 256, plans);
-        for host in &figures.world.hosts[1..] {
-            let brought = host.kept + host.from_upstream;
-            assert_eq!(brought, figures.world.geometry.blob_len(), "SIM_SEED={seed}");
-            assert!(host.from_upstream > 0);
+        let seeder = Plan { line: line(RATE / 4, RATE), ..seeder() };
+        plain(seed, 256, one_to(8, seeder, &leecher))
+    });
+    runs.at_most(0.0, "bytes too many", |figures| {
+        let leechers = figures.world.hosts[1..].iter();
+        let blob_len = figures.world.geometry.blob_len() as f64;
+        let brought = leechers.map(|host| (host.kept + host.from_upstream) as f64);
+        brought.map(|brought| (brought - blob_len).abs()).fold(0.0, f64::max)
+    });
+}
+
+#[test]
+fn a_slow_disk_does_not_slow_the_others() {
+    let runs = Runs::of("16 leechers, two slow disks", 1, |seed| {
+        let mut plans = one_to(16, seeder(), &host());
+        // A third of what comes.
+        for plan in &mut plans[4..6] {
+            plan.disk = Duration::from_millis(6);
         }
-    }
+        plain(seed, PIECES, plans)
+    });
+    runs.wastes_little().at_most(1.15, "the others' time by their own ideal", |figures| {
+        let others = (1..figures.world.hosts.len()).filter(|n| !(4..6).contains(n));
+        others.map(|n| own_time(figures, n)).fold(0.0, f64::max)
+    });
 }
 
 #[test]
 fn a_reader_gets_its_first_byte_within_two_pieces_time() {
-    for seed in seeds(3) {
-        let figures = run("1 seeder, 1 reader", seed, 128, one_to(1, seeder(), &host()));
-        let piece = Duration::from_secs_f64(seconds(u64::from(PIECE_LEN), RATE));
-        // The piece goes through the uplink, then through the downlink, then to the disk.
-        let bound = piece * 2 + Duration::from_millis(5);
-        assert!(figures.first_byte < bound, "SIM_SEED={seed} {:?}", figures.first_byte);
-        assert!(figures.stall < bound, "SIM_SEED={seed} {:?}", figures.stall);
+    let piece = f64::from(PIECE_LEN) / RATE as f64;
+    // Beside the time of two pieces: dialling, handshakes, one request, the disk.
+    let bound = piece * 2.0 + 0.004;
+    for (name, seeders) in [("1 reader, 1 seeder", 1), ("1 reader, 16 seeders", 16)] {
+        let runs = Runs::of(name, 3, |seed| {
+            let mut plans = vec![seeder(); seeders];
+            plans.push(Plan { arrives: Duration::from_millis(100), ..host() });
+            run(seed, geometry(PIECES), plans, World::look_now_and_then)
+        });
+        runs.wastes_little().at_most(bound, "first byte", |figures| figures.first_byte);
+        runs.at_most(bound, "longest stall", |figures| figures.stall);
+        runs.at_most(0.01, "an idle peer was not asked", |figures| figures.idle);
     }
 }
 
 #[test]
-fn eight_links_are_enough() {
-    for seed in seeds(1) {
+fn no_reader_waits_for_what_an_idle_peer_has() {
+    let runs = Runs::of("8 readers, 4 seeders, within 1 s", 1, |seed| {
+        let mut rng = Rng::seeded(seed);
+        let mut plans = vec![seeder(); 4];
+        for _ in 0..8 {
+            plans.push(Plan { arrives: Duration::from_millis(rng.below(1000)), ..host() });
+        }
+        run(seed, geometry(PIECES), plans, World::look_now_and_then)
+    });
+    runs.at_most(0.02, "an idle peer was not asked", |figures| figures.idle);
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes unoptimised: make sim")]
+fn eight_links_are_enough_for_128() {
+    let runs = Runs::of("128 leechers, 8 links each", 1, |seed| {
         let leecher = Plan { links_max: 8, ..host() };
-        let plans = one_to(32, Plan { links_max: 8, ..seeder() }, &leecher);
-        let figures = run("32 leechers, 8 links each", seed, 256, plans);
-        assert!(figures.of_ideal < 1.8, "SIM_SEED={seed} {}", figures.of_ideal);
-    }
+        let plans = one_to(128, Plan { links_max: 8, ..seeder() }, &leecher);
+        run(seed, geometry(256), plans, World::look_now_and_then)
+    });
+    runs.at_most(0.0, "hosts cut off", |figures| f64::from(u8::from(figures.world.was_parted)));
+    runs.at_most(2.0, "of the ideal", |figures| figures.of_ideal);
 }

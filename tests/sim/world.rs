@@ -1,11 +1,8 @@
-//! A network of swarms in virtual time: hosts with uplinks, downlinks and disks, and their faults.
-//!
-//! A host's uplink sends one block at a time, its links in turn, as TCP would share it; a link has
-//! a window, so that a slow receiver holds back its own link only. A downlink takes one block at a
-//! time. Messages are small: they cost latency and no bandwidth. Everything follows from one seed.
+//! A network of swarms in virtual time: hosts with lines and disks, and their faults. Everything
+//! follows from one seed.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,194 +11,168 @@ use torrent_cache::base::rng::Rng;
 use torrent_cache::limits::BLOCK_LEN_MAX;
 use torrent_cache::proto::bitfield::Pieces;
 use torrent_cache::proto::geometry::{Block, Geometry, PieceIndex, Span};
-use torrent_cache::proto::peer::{PeerId, RawBlock};
+use torrent_cache::proto::peer::{Message, PeerId, RawBlock};
 use torrent_cache::swarm::{Action, Config, Input, LinkId, Source, Swarm};
 
-const LATENCY: Duration = Duration::from_micros(200);
-/// Bytes of one link that are under way at most; one block is always allowed.
-const WINDOW: u64 = 256 << 10;
+use crate::host::{Host, Manner, Plan};
+use crate::network::{Effect, Item, Network, far};
+
 /// A host that drips sends a block so seldom.
 const DRIP: Duration = Duration::from_secs(3);
-
-/// How a host treats others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    Honest,
-    /// Says that it has everything and sends wrong bytes.
-    Corrupts,
-    /// Says that it has everything and sends nothing.
-    Withholds,
-    /// Says that it has everything and sends a block now and then.
-    Drips,
-}
-
-/// A host to be.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Bytes per second.
-    pub up: u64,
-    pub down: u64,
-    /// From the last block of a piece until it is stored.
-    pub disk: Duration,
-    pub seeds: bool,
-    pub reads: bool,
-    pub manner: Manner,
-    /// When it dies.
-    pub dies: Option<Duration>,
-    /// Bytes per second from the upstream, if it may ask there.
-    pub upstream: Option<u64>,
-    pub links_max: usize,
-}
-
-/// One host and what became of it.
-pub struct Host {
-    pub plan: Plan,
-    pub swarm: Swarm,
-    address: SocketAddr,
-    peer_id: PeerId,
-    pub alive: bool,
-    announced: bool,
-    links: BTreeMap<LinkId, Wire>,
-    /// Links with blocks to send, in turn.
-    turns: VecDeque<LinkId>,
-    sending: bool,
-    downlink_free: Time,
-    wake: Option<Time>,
-    /// Pieces of which blocks are held, and those of them with a wrong block.
-    held: BTreeSet<PieceIndex>,
-    bad: BTreeSet<PieceIndex>,
-    prefix: u64,
-    advanced: Time,
-    pub done: Option<Time>,
-    pub first_byte: Option<Time>,
-    pub longest_stall: Duration,
-    /// Bytes of blocks that came, by what became of them.
-    pub kept: u64,
-    pub dropped: u64,
-    pub sent: u64,
-    pub from_upstream: u64,
-    /// Pieces that had the wrong hash.
-    pub corrupt: usize,
-    /// Hosts that it banned.
-    pub banned: BTreeSet<usize>,
-}
-
-/// One end of a link.
-struct Wire {
-    host: usize,
-    /// What the other end calls it.
-    link: LinkId,
-    queue: VecDeque<Block>,
-    under_way: u64,
-}
+/// Connecting to a host that says nothing fails after this.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How many others the tracker names.
+const NUMWANT: usize = 50;
+/// Requests that a greedy host sends at once.
+const GREEDY_REQUESTS: u32 = 100;
+/// How often idle peers are looked for; see [`World::look`].
+const LOOK: Duration = Duration::from_millis(5);
+/// After so long everyone has dialled.
+const SETTLED: Duration = Duration::from_millis(200);
+/// Pieces before a reader that an idle peer should have been asked for.
+const LOOK_AHEAD: usize = 4;
 
 #[derive(Debug)]
 enum Event {
     Wake(usize),
+    Arrive(usize),
     Input(usize, Input),
-    /// A block left the uplink of a host.
-    Left(usize, LinkId, Block),
-    /// It came through the downlink of a host; whether it is wrong.
-    Came(usize, LinkId, Block, bool),
+    Left(usize),
+    Came(LinkId, u64, Option<Item>),
     Dialled(usize, SocketAddr),
     Verified(usize, PieceIndex),
+    /// A host that drips sends a block.
+    Drip(LinkId, Block),
     /// The upstream brought a piece, and brings the rest.
     Brought(usize, PieceIndex, Span),
     AskUpstream(usize),
     Die(usize),
+    /// Hosts of a side other than their last reach each other no more.
+    Part(Vec<u8>),
+    Look,
 }
 
-/// The network.
+struct Scheduled {
+    at: Time,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// Events of one time happen in the order in which they were made.
+    fn cmp(&self, other: &Scheduled) -> Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The network and its hosts.
 pub struct World {
     pub seed: u64,
     pub now: Time,
+    pub start: Time,
     pub geometry: Geometry,
     pub hosts: Vec<Host>,
-    /// Times of events and their numbers; events of one time happen in the order they were made.
-    calendar: BinaryHeap<Reverse<(Time, u64)>>,
-    events: BTreeMap<u64, Event>,
+    network: Network,
+    calendar: BinaryHeap<Reverse<Scheduled>>,
     made: u64,
-    links: u64,
+    rng: Rng,
+    /// How many living honest hosts have each piece, and since when at least one does.
+    copies: Vec<(usize, Time)>,
+    /// Pieces that somebody has besides those who began with them, and what the first host had
+    /// sent when those were all.
+    injected: Pieces,
+    pub sent_until_injected: Option<u64>,
+    /// Whether hosts were ever seen that no chain of links joined to the first.
+    pub was_parted: bool,
+    waiting: usize,
+    effects: Vec<Effect>,
 }
 
 impl World {
     pub fn new(seed: u64, geometry: Geometry, plans: Vec<Plan>) -> World {
+        let start = Time::after_start(Duration::from_secs(1));
         let mut world = World {
             seed,
-            now: Time::after_start(Duration::from_secs(1)),
+            now: start,
+            start,
             geometry,
             hosts: Vec::new(),
+            network: Network::default(),
             calendar: BinaryHeap::new(),
-            events: BTreeMap::new(),
             made: 0,
-            links: 0,
+            rng: Rng::seeded(seed),
+            copies: vec![(0, start); geometry.piece_count() as usize],
+            injected: Pieces::none(geometry),
+            sent_until_injected: None,
+            was_parted: false,
+            waiting: 0,
+            effects: Vec::new(),
         };
-        let mut rng = Rng::seeded(seed);
         for plan in plans {
-            world.add_host(plan, &mut rng);
+            world.add_host(plan);
         }
         world
     }
 
-    fn add_host(&mut self, plan: Plan, rng: &mut Rng) {
+    fn add_host(&mut self, plan: Plan) {
         let n = self.hosts.len();
-        let [high, low] = u16::try_from(n + 1).unwrap().to_be_bytes();
-        let peer_id = PeerId::random(rng);
+        let peer_id = PeerId::random(&mut self.rng);
         let config = Config { links_max: plan.links_max, ..Config::usual(peer_id) };
-        let whole = plan.seeds || plan.manner != Manner::Honest;
+        let whole = plan.seeds || plan.manner.pretends();
         let have = if whole { Pieces::all } else { Pieces::none }(self.geometry);
-        let rng = Rng::seeded(rng.next_u64());
-        self.at(self.now, Event::Wake(n));
+        let rng = Rng::seeded(self.rng.next_u64());
+        let arrives = self.start + plan.arrives;
+        self.at(arrives, Event::Arrive(n));
         if let Some(after) = plan.dies {
-            self.at(self.now + after, Event::Die(n));
+            self.at(self.start + after, Event::Die(n));
         }
-        if plan.upstream.is_some() {
-            self.at(self.now, Event::AskUpstream(n));
+        self.network.add_host(plan.line);
+        if plan.seeds {
+            self.copies.iter_mut().for_each(|copies| copies.0 += 1);
         }
-        if plan.reads {
-            self.at(self.now, Event::Input(n, Input::Readers { offsets: vec![0] }));
-        }
-        self.hosts.push(Host {
-            plan,
-            swarm: Swarm::new(config, self.geometry, have, rng, self.now),
-            address: SocketAddr::from(([10, 0, high, low], 6881)),
-            peer_id,
-            alive: true,
-            announced: false,
-            links: BTreeMap::new(),
-            turns: VecDeque::new(),
-            sending: false,
-            downlink_free: self.now,
-            wake: None,
-            held: BTreeSet::new(),
-            bad: BTreeSet::new(),
-            prefix: 0,
-            advanced: self.now,
-            done: whole.then_some(self.now),
-            first_byte: None,
-            longest_stall: Duration::ZERO,
-            kept: 0,
-            dropped: 0,
-            sent: 0,
-            from_upstream: 0,
-            corrupt: 0,
-            banned: BTreeSet::new(),
-        });
+        let counts = !whole && plan.manner == Manner::Honest;
+        self.waiting += usize::from(counts);
+        let swarm = Swarm::new(config, self.geometry, have, rng, arrives);
+        self.hosts.push(Host::new(n, plan, peer_id, swarm, whole, arrives));
     }
 
-    /// Runs until every living host has everything; how long that took.
+    /// At this time the hosts fall into sides that do not reach each other.
+    pub fn part_at(&mut self, after: Duration, sides: Vec<u8>) {
+        self.at(self.start + after, Event::Part(sides));
+    }
+
+    /// Looks now and then for idle peers that have what a reader waits for, and for hosts that are
+    /// cut off.
+    pub fn look_now_and_then(&mut self) {
+        self.at(self.start + LOOK, Event::Look);
+    }
+
+    /// Runs until every living honest host has everything; how long that took.
     ///
     /// Panics if it takes longer than `limit`.
     pub fn run(&mut self, limit: Duration) -> Duration {
-        let start = self.now;
-        while let Some(Reverse((time, number))) = self.calendar.pop() {
-            let Some(event) = self.events.remove(&number) else { continue };
-            self.now = time;
+        while let Some(Reverse(Scheduled { at, event, .. })) = self.calendar.pop() {
+            self.now = at;
             self.happen(event);
-            if self.hosts.iter().all(|host| !host.alive || host.done.is_some()) {
-                return self.now.since(start);
+            if self.waiting == 0 {
+                return self.now.since(self.start);
             }
-            assert!(self.now.since(start) < limit, "SIM_SEED={}: {}", self.seed, self.stuck());
+            let late = self.now.since(self.start) >= limit;
+            assert!(!late, "SIM_SEED={}: {}", self.seed, self.stuck());
         }
         panic!("SIM_SEED={}: nothing more happens: {}", self.seed, self.stuck());
     }
@@ -216,48 +187,101 @@ impl World {
         .collect()
     }
 
-    fn at(&mut self, time: Time, event: Event) {
+    fn at(&mut self, at: Time, event: Event) {
         self.made += 1;
-        self.calendar.push(Reverse((time, self.made)));
-        self.events.insert(self.made, event);
+        self.calendar.push(Reverse(Scheduled { at, number: self.made, event }));
     }
 
     fn happen(&mut self, event: Event) {
         match event {
             Event::Input(n, input) => self.input(n, input),
             Event::Wake(n) => {
-                self.hosts[n].wake = None;
-                self.input(n, Input::Timeout);
+                if self.hosts[n].wake.is_some_and(|wake| wake <= self.now) {
+                    self.hosts[n].wake = None;
+                    self.input(n, Input::Timeout);
+                }
             }
-            Event::Left(n, link, block) => self.block_left(n, link, block),
-            Event::Came(n, link, block, bad) => self.block_came(n, link, block, bad),
+            Event::Arrive(n) => self.arrive(n),
+            Event::Left(n) => self.of_network(|network, now, out| network.left(now, n, out)),
+            Event::Came(link, len, item) => {
+                if let Some(item) = item {
+                    self.receive(link, item);
+                }
+                self.of_network(|network, now, out| network.came(now, link, len, out));
+            }
             Event::Dialled(n, address) => self.dialled(n, address),
             Event::Verified(n, piece) => self.verified(n, piece),
+            Event::Drip(link, block) => {
+                self.send(link, Item::Block(block, false));
+            }
             Event::Brought(n, piece, rest) => {
                 self.hosts[n].from_upstream += self.geometry.span(piece).len;
                 self.stored(n, piece);
                 self.bring(n, rest);
             }
             Event::AskUpstream(n) => self.ask_upstream(n),
-            Event::Die(n) => {
-                self.hosts[n].alive = false;
-                for link in self.hosts[n].links.keys().copied().collect::<Vec<_>>() {
-                    self.cut(n, link);
+            Event::Die(n) => self.die(n),
+            Event::Part(sides) => {
+                for (n, side) in sides.into_iter().enumerate() {
+                    self.of_network(|network, now, out| network.move_to_side(now, n, side, out));
+                }
+            }
+            Event::Look => {
+                self.look();
+                let begun = self.now.since(self.start) > SETTLED;
+                let ended = self.hosts.iter().any(|host| !host.plan.seeds && host.done.is_some());
+                self.was_parted |= begun && !ended && !self.is_connected();
+                self.at(self.now + LOOK, Event::Look);
+            }
+        }
+    }
+
+    fn of_network(&mut self, change: impl FnOnce(&mut Network, Time, &mut Vec<Effect>)) {
+        let mut effects = std::mem::take(&mut self.effects);
+        change(&mut self.network, self.now, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Left { host, at } => self.at(at, Event::Left(host)),
+                Effect::Came { pipe, len, item, at } => {
+                    self.at(at, Event::Came(pipe, len, item));
+                }
+                Effect::Written { pipe, block } => {
+                    let Some((n, _)) = self.network.ends(pipe) else { continue };
+                    self.hosts[n].sent += u64::from(block.len());
+                    self.at(self.now, Event::Input(n, Input::BlockSent { link: pipe, block }));
                 }
             }
         }
+        self.effects = effects;
+    }
+
+    fn send(&mut self, link: LinkId, item: Item) {
+        self.of_network(|network, now, out| network.send(now, link, item, out));
+    }
+
+    fn arrive(&mut self, n: usize) {
+        let plan = &self.hosts[n].plan;
+        let (asks_upstream, reads) = (plan.upstream.is_some(), plan.reads);
+        if asks_upstream {
+            self.at(self.now, Event::AskUpstream(n));
+        }
+        if reads {
+            self.input(n, Input::Readers { offsets: vec![0] });
+        }
+        self.input(n, Input::Timeout);
     }
 
     fn input(&mut self, n: usize, input: Input) {
         if !self.hosts[n].alive {
             return;
         }
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.hosts[n].actions);
         self.hosts[n].swarm.handle(self.now, input, &mut out);
-        for action in out {
+        for action in out.drain(..) {
             self.act(n, action);
         }
         let host = &mut self.hosts[n];
+        host.actions = out;
         let Some(due) = host.swarm.next_deadline() else { return };
         let due = due.max(self.now + Duration::from_micros(1));
         if host.wake.is_none_or(|wake| due < wake) {
@@ -268,25 +292,33 @@ impl World {
 
     fn act(&mut self, n: usize, action: Action) {
         match action {
-            Action::Send { link, message } => {
-                if let Some(wire) = self.hosts[n].links.get(&link) {
-                    let heard = Input::Message { link: wire.link, message };
-                    self.at(self.now + LATENCY, Event::Input(wire.host, heard));
+            Action::Send { link, message } => self.say(n, link, message),
+            Action::SendBlock { link, block } => match self.hosts[n].plan.manner {
+                Manner::Withholds => {}
+                Manner::Drips => self.at(self.now + DRIP, Event::Drip(link, block)),
+                Manner::FalseHave => {
+                    let (piece, begin, len) = (block.piece().get(), block.begin(), block.len());
+                    let no = Message::Reject(RawBlock { piece, begin, len });
+                    self.send(link, Item::Message(no));
+                    self.at(self.now, Event::Input(n, Input::BlockSent { link, block }));
                 }
-            }
-            Action::SendBlock { link, block } => self.queue_block(n, link, block),
+                manner => self.send(link, Item::Block(block, manner == Manner::Corrupts)),
+            },
             Action::Keep { block } => {
                 self.hosts[n].kept += u64::from(block.len());
                 self.hosts[n].held.insert(block.piece());
             }
             Action::Drop => {}
             Action::Verify { piece } => {
-                let disk = self.hosts[n].plan.disk;
-                self.at(self.now + disk, Event::Verified(n, piece));
+                let host = &mut self.hosts[n];
+                host.disk_free = host.disk_free.max(self.now) + host.plan.disk;
+                let at = host.disk_free;
+                self.at(at, Event::Verified(n, piece));
             }
             Action::Discard { piece } => {
-                assert!(self.hosts[n].held.remove(&piece), "SIM_SEED={}: {piece:?}", self.seed);
-                self.hosts[n].bad.remove(&piece);
+                let host = &mut self.hosts[n];
+                assert!(host.held.remove(&piece), "SIM_SEED={}: {piece:?}", self.seed);
+                host.bad.remove(&piece);
             }
             Action::Close { link, .. } => self.cut(n, link),
             Action::Ban { address } => {
@@ -294,47 +326,79 @@ impl World {
                 self.hosts[n].banned.extend(banned);
             }
             Action::Dial { address } => {
-                self.at(self.now + LATENCY * 2, Event::Dialled(n, address));
+                let to = self.hosts.iter().position(|host| host.address == address);
+                let latency = to.map_or(Duration::ZERO, |to| self.network.latency(n, to));
+                self.at(self.now + latency * 4, Event::Dialled(n, address));
             }
             Action::Announce { .. } => self.announced(n),
             Action::Claimed { span: Some(span) } => self.bring(n, span),
             Action::Claimed { span: None } => {
                 self.at(self.now + Duration::from_millis(100), Event::AskUpstream(n));
             }
-            Action::Complete => self.hosts[n].done = Some(self.now),
+            Action::Complete => {
+                if self.hosts[n].plan.manner == Manner::Honest {
+                    self.waiting -= 1;
+                }
+                self.hosts[n].done = Some(self.now);
+            }
         }
     }
 
-    /// The tracker answers with everyone who announced and lives, the asker among them.
+    /// A host says something; hosts of bad manners say something else.
+    fn say(&mut self, n: usize, link: LinkId, message: Message) {
+        match (&message, self.hosts[n].plan.manner) {
+            (Message::HaveAll, Manner::FalseHave) => {
+                self.send(link, Item::Message(Message::HaveNone));
+                for piece in self.geometry.pieces() {
+                    self.send(link, Item::Message(Message::Have(piece.get())));
+                }
+                return;
+            }
+            (Message::Request(_), Manner::Greedy) => return,
+            (Message::Request(block), _) => self.hosts[n].asked(block.piece, true),
+            (Message::Cancel(block), _) => self.hosts[n].asked(block.piece, false),
+            _ => {}
+        }
+        self.send(link, Item::Message(message));
+    }
+
+    /// The tracker answers with some of those who announced and live.
     fn announced(&mut self, n: usize) {
         self.hosts[n].announced = true;
-        let known = self.hosts.iter().filter(|host| host.alive && host.announced);
-        let addresses = known.map(|host| host.address).collect();
-        let soon = self.now + LATENCY * 2;
-        let interval = Duration::from_secs(60);
-        self.at(soon, Event::Input(n, Input::Candidates { addresses, source: Source::Tracker }));
+        let others = self.hosts.iter().enumerate();
+        let known = others.filter(|(other, host)| {
+            host.alive && host.announced && *other != n && self.network.reaches(n, *other)
+        });
+        let mut addresses: Vec<_> = known.map(|(_, host)| host.address).collect();
+        self.rng.shuffle(&mut addresses);
+        addresses.truncate(NUMWANT);
+        let soon = self.now + Duration::from_millis(1);
+        let interval = Duration::from_secs(30);
         self.at(soon, Event::Input(n, Input::Announced { interval }));
+        self.at(soon, Event::Input(n, Input::Candidates { addresses, source: Source::Tracker }));
     }
 
     fn dialled(&mut self, from: usize, address: SocketAddr) {
-        let to = self.hosts.iter().position(|host| host.address == address && host.alive);
+        let to = self.hosts.iter().position(|host| host.address == address);
         let Some(to) = to else { return self.input(from, Input::DialFailed { address }) };
-        self.links += 2;
-        let (near, far) = (LinkId(self.links), LinkId(self.links + 1));
-        for (n, link, host, other) in [(from, near, to, far), (to, far, from, near)] {
-            let wire = Wire { host, link: other, queue: VecDeque::new(), under_way: 0 };
-            self.hosts[n].links.insert(link, wire);
+        if !self.network.reaches(from, to) {
+            let failed = Event::Input(from, Input::DialFailed { address });
+            return self.at(self.now + CONNECT, failed);
         }
+        if !self.hosts[to].alive || !self.hosts[from].alive {
+            return self.input(from, Input::DialFailed { address });
+        }
+        let (near, far) = self.network.connect(from, to);
+        self.hosts[from].links.insert(near);
+        self.hosts[to].links.insert(far);
         for (n, link, other) in [(from, near, to), (to, far, from)] {
             let incoming = n == to;
             let Host { mut address, peer_id, .. } = self.hosts[other];
             if incoming {
                 address.set_port(50_000);
             }
-            self.input(
-                n,
-                Input::LinkUp { link, address, peer_id, incoming, fast: true, ours: true },
-            );
+            let (fast, ours) = (true, true);
+            self.input(n, Input::LinkUp { link, address, peer_id, incoming, fast, ours });
             let (block_len_max, requests_max) = (BLOCK_LEN_MAX, 250);
             let listen_port = Some(6881);
             self.input(n, Input::ExtHandshake { link, block_len_max, requests_max, listen_port });
@@ -343,90 +407,81 @@ impl World {
 
     /// One end closed the link: the other hears of it.
     fn cut(&mut self, n: usize, link: LinkId) {
-        let Some(wire) = self.hosts[n].links.remove(&link) else { return };
-        if self.hosts[wire.host].links.remove(&wire.link).is_some() {
-            let down = Input::LinkDown { link: wire.link };
-            self.at(self.now + LATENCY, Event::Input(wire.host, down));
+        self.hosts[n].links.remove(&link);
+        let Some((_, other)) = self.network.ends(link) else { return };
+        self.network.disconnect(link);
+        if self.hosts[other].links.remove(&far(link)) && self.network.reaches(n, other) {
+            let down = Input::LinkDown { link: far(link) };
+            let at = self.now + self.network.latency(n, other);
+            self.at(at, Event::Input(other, down));
         }
     }
 
-    fn queue_block(&mut self, n: usize, link: LinkId, block: Block) {
+    /// A host dies: with a word, as a process does, or without, as a machine does.
+    fn die(&mut self, n: usize) {
         let host = &mut self.hosts[n];
-        let Some(wire) = host.links.get_mut(&link) else { return };
-        match host.plan.manner {
-            Manner::Withholds => return,
-            Manner::Drips => return self.at(self.now + DRIP, Event::Left(n, link, block)),
-            Manner::Honest | Manner::Corrupts => wire.queue.push_back(block),
+        host.alive = false;
+        if host.done.is_none() && host.plan.manner == Manner::Honest {
+            self.waiting -= 1;
         }
-        if !host.turns.contains(&link) {
-            host.turns.push_back(link);
+        let host = &self.hosts[n];
+        if host.plan.manner == Manner::Honest {
+            for piece in host.swarm.have().iter() {
+                self.copies[piece.index()].0 -= 1;
+            }
         }
-        self.send_next(n);
+        if host.plan.dies_silently {
+            self.of_network(|network, now, out| network.move_to_side(now, n, u8::MAX, out));
+        } else {
+            for link in host.links.clone() {
+                self.cut(n, link);
+            }
+        }
     }
 
-    /// If the uplink is free, the next link whose window is open gets it.
-    fn send_next(&mut self, n: usize) {
-        let host = &mut self.hosts[n];
-        if host.sending || !host.alive {
+    fn receive(&mut self, link: LinkId, item: Item) {
+        let Some((_, n)) = self.network.ends(link) else { return };
+        let link = far(link);
+        if self.hosts[n].plan.manner == Manner::Greedy && self.greed(link, &item) {
             return;
         }
-        for _ in 0..host.turns.len() {
-            let Some(link) = host.turns.pop_front() else { return };
-            let Some(wire) = host.links.get_mut(&link) else { continue };
-            let Some(block) = wire.queue.front().copied() else { continue };
-            host.turns.push_back(link);
-            let len = u64::from(block.len());
-            if wire.under_way > 0 && wire.under_way + len > WINDOW {
-                continue;
-            }
-            wire.queue.pop_front();
-            wire.under_way += len;
-            host.sending = true;
-            let takes = time_for(len, host.plan.up);
-            return self.at(self.now + takes, Event::Left(n, link, block));
+        match item {
+            Item::Message(message) => self.input(n, Input::Message { link, message }),
+            Item::Block(block, bad) => self.block_came(n, link, block, bad),
         }
     }
 
-    fn block_left(&mut self, n: usize, link: LinkId, block: Block) {
-        let host = &mut self.hosts[n];
-        if host.plan.manner == Manner::Drips {
-            if let Some(wire) = host.links.get_mut(&link) {
-                wire.under_way += u64::from(block.len());
-            }
-        } else {
-            host.sending = false;
+    /// A greedy host asks for whatever there is, again and again; whether that is all it does.
+    fn greed(&mut self, link: LinkId, item: &Item) -> bool {
+        let count = match item {
+            Item::Message(Message::Unchoke) => GREEDY_REQUESTS,
+            Item::Block(..) => 1,
+            Item::Message(_) => 0,
+        };
+        for _ in 0..count {
+            let pieces = self.geometry.piece_count();
+            let piece = u32::try_from(self.rng.below(u64::from(pieces))).unwrap();
+            let len = self.geometry.len_of(self.geometry.piece(piece).unwrap());
+            let block = RawBlock { piece, begin: 0, len: len.min(BLOCK_LEN_MAX) };
+            self.send(link, Item::Message(Message::Request(block)));
         }
-        if let (true, Some(wire)) = (host.alive, host.links.get(&link)) {
-            let (to, far) = (wire.host, wire.link);
-            let len = u64::from(block.len());
-            host.sent += len;
-            let bad = host.plan.manner == Manner::Corrupts;
-            let receiver = &mut self.hosts[to];
-            // The block streams through: the downlink takes it in while the uplink sends it.
-            let begins = receiver.downlink_free.max(self.now + LATENCY);
-            let comes = begins + time_for(len, receiver.plan.down);
-            receiver.downlink_free = comes;
-            self.at(comes, Event::Came(to, far, block, bad));
-            self.input(n, Input::BlockSent { link, block });
-        }
-        self.send_next(n);
+        matches!(item, Item::Block(..))
     }
 
     fn block_came(&mut self, n: usize, link: LinkId, block: Block, bad: bool) {
-        let Some(wire) = self.hosts[n].links.get(&link) else { return };
-        let (from, far) = (wire.host, wire.link);
         let (piece, len) = (block.piece(), u64::from(block.len()));
         let raw = RawBlock { piece: piece.get(), begin: block.begin(), len: block.len() };
         let kept = self.hosts[n].kept;
+        self.hosts[n].asked(piece.get(), false);
         self.input(n, Input::Block { link, block: raw });
-        if self.hosts[n].kept == kept {
-            self.hosts[n].dropped += len;
+        let host = &mut self.hosts[n];
+        if host.kept == kept {
+            host.dropped += len;
+            if !host.in_end_game() {
+                host.dropped_early += len;
+            }
         } else if bad {
-            self.hosts[n].bad.insert(piece);
-        }
-        if let Some(wire) = self.hosts[from].links.get_mut(&far) {
-            wire.under_way -= len;
-            self.send_next(from);
+            host.bad.insert(piece);
         }
     }
 
@@ -441,19 +496,24 @@ impl World {
     }
 
     fn stored(&mut self, n: usize, piece: PieceIndex) {
-        self.input(n, Input::Stored { piece });
-        let host = &mut self.hosts[n];
-        let before = host.prefix;
-        while let Some(next) = self.geometry.piece_at(host.prefix)
-            && host.swarm.have().contains(next)
-        {
-            host.prefix = self.geometry.span(next).end();
+        if !self.hosts[n].alive {
+            return;
         }
-        if host.prefix > before && host.plan.reads {
-            host.first_byte.get_or_insert(self.now);
-            host.longest_stall = host.longest_stall.max(self.now.since(host.advanced));
-            host.advanced = self.now;
-            let offsets = vec![host.prefix];
+        let new = !self.hosts[n].swarm.have().contains(piece);
+        self.input(n, Input::Stored { piece });
+        if new && self.hosts[n].plan.manner == Manner::Honest {
+            let (count, since) = &mut self.copies[piece.index()];
+            if *count == 0 {
+                *since = self.now;
+            }
+            *count += 1;
+            if self.injected.insert(piece) && self.injected.is_full() {
+                self.sent_until_injected = Some(self.hosts[0].sent);
+            }
+        }
+        let (now, geometry, copies) = (self.now, self.geometry, &self.copies);
+        let moved = self.hosts[n].advance(now, geometry, |piece| copies[piece.index()].1);
+        if let Some(offsets) = moved {
             self.input(n, Input::Readers { offsets });
         }
     }
@@ -472,12 +532,58 @@ impl World {
             return self.at(self.now, Event::AskUpstream(n));
         };
         let len = self.geometry.span(piece).len;
-        let takes = time_for(len, self.hosts[n].plan.upstream.unwrap_or(1));
+        let rate = self.hosts[n].plan.upstream.unwrap_or(1).max(1);
+        let takes = Duration::from_nanos(len * 1_000_000_000 / rate);
         let rest = Span { offset: span.offset + len, len: span.len - len };
         self.at(self.now + takes, Event::Brought(n, piece, rest));
     }
-}
 
-fn time_for(bytes: u64, rate: u64) -> Duration {
-    Duration::from_nanos(bytes * 1_000_000_000 / rate.max(1))
+    /// Notes for how long a piece that a reader needs soon was not asked for, though an idle peer
+    /// has it.
+    fn look(&mut self) {
+        for n in 0..self.hosts.len() {
+            let host = &self.hosts[n];
+            if !host.alive || host.done.is_some() || !host.plan.reads {
+                continue;
+            }
+            let idle_peers: Vec<usize> = host
+                .links
+                .iter()
+                .filter_map(|link| Some(self.network.ends(*link)?.1))
+                .filter(|peer| self.network.is_idle(*peer) && self.network.reaches(n, *peer))
+                .filter(|peer| self.hosts[*peer].plan.manner == Manner::Honest)
+                .collect();
+            let window = self.geometry.pieces().skip(host.head(self.geometry)).take(LOOK_AHEAD);
+            let unasked: BTreeSet<PieceIndex> = window
+                .filter(|piece| !host.swarm.have().contains(*piece) && !host.is_under_way(*piece))
+                .filter(|piece| {
+                    idle_peers.iter().any(|peer| self.hosts[*peer].swarm.have().contains(*piece))
+                })
+                .collect();
+            let now = self.now;
+            let host = &mut self.hosts[n];
+            let before: BTreeMap<PieceIndex, Time> = std::mem::take(&mut host.idly_unasked);
+            for piece in unasked {
+                let since = before.get(&piece).copied().unwrap_or(now);
+                host.longest_idle = host.longest_idle.max(now.since(since));
+                host.idly_unasked.insert(piece, since);
+            }
+        }
+    }
+
+    /// Whether every living honest host can be reached from the first over links.
+    fn is_connected(&self) -> bool {
+        let counts = |n: &usize| self.hosts[*n].alive && self.hosts[*n].announced;
+        let mut seen = BTreeSet::from([0]);
+        let mut next = vec![0];
+        while let Some(n) = next.pop() {
+            let peers = self.hosts[n].links.iter().filter_map(|link| self.network.ends(*link));
+            for peer in peers.map(|(_, peer)| peer).filter(counts).collect::<Vec<_>>() {
+                if seen.insert(peer) {
+                    next.push(peer);
+                }
+            }
+        }
+        (0..self.hosts.len()).filter(counts).all(|n| seen.contains(&n))
+    }
 }

@@ -1,0 +1,198 @@
+//! How pieces spread from a seed: each once before any twice, to few at a time.
+//!
+//! What a seed sends twice before it has sent everything once, all wait for. So a host that has
+//! everything says who is to have what: it suggests (BEP 6) a piece that fewest have to one peer, and
+//! the next to the next peer. Peers of this program ask a seed for what it suggests, and get the
+//! rest from each other. What others ask for is counted too.
+//!
+//! A piece that is on its way to a peer has a *turn*, which ends when the peer says that it has it. A
+//! piece that shares the uplink with many comes late, and until then nobody can pass it on; so few
+//! turns are open at first. But once the peers are busy with each other, each takes only a part of
+//! what the seed could send. So each turn that ended well allows for one more.
+
+use std::time::Duration;
+
+use crate::base::clock::Time;
+use crate::limits::NO_PROGRESS;
+use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::peer::Message;
+use crate::swarm::interface::{Action, CloseReason, LinkId};
+use crate::swarm::link::Link;
+use crate::swarm::swarm::Swarm;
+
+/// Turns that are open at once at first: while one is being confirmed, others use the uplink.
+const TURNS_FIRST: usize = 4;
+/// Turns of few peers: one has no more than its part of these, but one.
+const TURNS_SHARED: usize = 8;
+/// So soon a peer asks for what was suggested to it, or another has its turn.
+const TAKEN: Duration = Duration::from_millis(50);
+/// Among so many of the rarest pieces, the first ones, one is taken at random: seeds that do not
+/// know of each other put out different ones, and readers still get what they need about in order.
+const CHOICES: usize = 8;
+/// Suggestions of one peer that are remembered; the oldest go.
+const SUGGESTIONS_MAX: usize = 64;
+
+/// A piece that a peer is to have next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    piece: PieceIndex,
+    /// Whether the peer asked for it.
+    taken: bool,
+    /// When it is over in any case.
+    until: Time,
+}
+
+/// For each piece, to how many peers it was sent or suggested that do not have it yet.
+#[derive(Debug)]
+pub(super) struct Spread {
+    coming: Vec<u16>,
+    /// Turns that ended well.
+    confirmed: usize,
+}
+
+impl Spread {
+    pub(super) fn new(geometry: &Geometry) -> Spread {
+        Spread { coming: vec![0; geometry.piece_count() as usize], confirmed: 0 }
+    }
+
+    /// A link is gone.
+    pub(super) fn forget(&mut self, link: &Link) {
+        link.turns.iter().for_each(|turn| self.coming[turn.piece.index()] -= 1);
+    }
+
+    /// Panics if the counts do not fit the turns of all links.
+    pub(super) fn check<'a>(&self, links: impl Iterator<Item = &'a Link>) {
+        let mut coming = vec![0; self.coming.len()];
+        links.flat_map(|link| &link.turns).for_each(|turn| coming[turn.piece.index()] += 1);
+        assert_eq!(coming, self.coming);
+    }
+}
+
+impl Link {
+    /// Whether it wants pieces from us and may have some.
+    fn is_served(&self) -> bool {
+        self.they_are_interested && !self.we_choke && !self.has.is_full()
+    }
+}
+
+impl Swarm {
+    /// Turns that were not taken or not confirmed in time are over.
+    pub(super) fn end_late_turns(&mut self, now: Time) {
+        let coming = &mut self.spread.coming;
+        for link in self.links.values_mut() {
+            link.turns.retain(|turn| {
+                let in_time = now < turn.until;
+                coming[turn.piece.index()] -= u16::from(!in_time);
+                in_time
+            });
+        }
+    }
+
+    /// The peer asked for a part of `piece`.
+    pub(super) fn turn_begins(&mut self, id: LinkId, piece: PieceIndex, now: Time) {
+        let complete = self.is_complete();
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if !complete || link.has.contains(piece) {
+            return;
+        }
+        let until = now + NO_PROGRESS;
+        if let Some(turn) = link.turns.iter_mut().find(|turn| turn.piece == piece) {
+            (turn.taken, turn.until) = (true, until);
+            return;
+        }
+        // It did not want what was suggested.
+        if let Some(at) = link.turns.iter().position(|turn| !turn.taken) {
+            let turn = link.turns.swap_remove(at);
+            self.spread.coming[turn.piece.index()] -= 1;
+        }
+        link.turns.push(Turn { piece, taken: true, until });
+        link.turn_at = now;
+        self.spread.coming[piece.index()] += 1;
+    }
+
+    /// The peer has `piece`.
+    pub(super) fn turn_ends(
+        &mut self,
+        id: LinkId,
+        piece: PieceIndex,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if let Some(at) = link.turns.iter().position(|turn| turn.piece == piece) {
+            let turn = link.turns.swap_remove(at);
+            self.spread.coming[piece.index()] -= 1;
+            self.spread.confirmed += usize::from(turn.taken);
+            self.suggest(now, out);
+        }
+    }
+
+    /// While we have everything: gives turns to those who have fewest and wait longest, as long as
+    /// there are some. A lone peer takes what it likes.
+    pub(super) fn suggest(&mut self, now: Time, out: &mut Vec<Action>) {
+        if !self.is_complete() {
+            return;
+        }
+        let served = self.links.values().filter(|link| link.is_served()).count();
+        if served < 2 {
+            return;
+        }
+        let each = (TURNS_SHARED / served).max(1);
+        // No peer keeps the others waiting with turns that it does not end.
+        let open: usize = self.links.values().map(|link| link.turns.len().min(each)).sum();
+        for _ in open..TURNS_FIRST + self.spread.confirmed {
+            let ours = self.links.iter().filter(|(_, link)| link.is_served() && link.ours);
+            let roomy = ours.filter(|(_, link)| link.fast && link.turns.len() < each);
+            let next = roomy.min_by_key(|(_, link)| (link.turns.len(), link.turn_at));
+            let Some((&id, _)) = next else { return };
+            let Some(piece) = self.rarest_for(id) else { return };
+            let Some(link) = self.links.get_mut(&id) else { return };
+            link.turns.push(Turn { piece, taken: false, until: now + TAKEN });
+            link.turn_at = now;
+            self.spread.coming[piece.index()] += 1;
+            out.push(Action::Send { link: id, message: Message::Suggest(piece.get()) });
+        }
+    }
+
+    /// A piece that the peer lacks and that fewest have or are about to have.
+    fn rarest_for(&mut self, id: LinkId) -> Option<PieceIndex> {
+        let link = self.links.get(&id)?;
+        let (mut least, mut rarest) = (u16::MAX, Vec::with_capacity(CHOICES));
+        let is_new = |piece: &PieceIndex| link.turns.iter().all(|turn| turn.piece != *piece);
+        for piece in link.has.missing().filter(is_new) {
+            let count = self.pieces.picker.availability(piece);
+            let count = count.saturating_add(self.spread.coming[piece.index()]);
+            if count < least {
+                least = count;
+                rarest.clear();
+            }
+            if count == least && rarest.len() < CHOICES {
+                rarest.push(piece);
+            }
+            if least == 0 && rarest.len() == CHOICES {
+                break;
+            }
+        }
+        rarest.get(self.rng.index(rarest.len())).copied()
+    }
+
+    /// A peer suggests a piece.
+    pub(super) fn suggested(
+        &mut self,
+        id: LinkId,
+        number: u32,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CloseReason> {
+        let piece = self.geometry().piece(number).ok_or(CloseReason::BadPiece)?;
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if link.has.contains(piece) && !self.pieces.stored().contains(piece) {
+            if link.suggested.len() >= SUGGESTIONS_MAX {
+                link.suggested.pop_front();
+            }
+            link.suggested.push_back(piece);
+            self.fill(id, now, out);
+        }
+        Ok(())
+    }
+}
