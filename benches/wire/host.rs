@@ -1,4 +1,5 @@
-//! Our side, and the bare reference, each in a process of its own: this binary, started with a role.
+//! Our side, and the bare reference, each in a process of its own: this binary, started with a
+//! role.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

@@ -13,8 +13,8 @@ pub fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// A range of addresses in CIDR notation (RFC 4632, RFC 4291 section 2.3): `10.0.0.0/8`, `fd00::/8`;
-/// an address alone is a range of one.
+/// A range of addresses in CIDR notation (RFC 4632, RFC 4291 section 2.3): `10.0.0.0/8`,
+/// `fd00::/8`; an address alone is a range of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     /// IPv4 as mapped into IPv6 (RFC 4291 section 2.5.5.2).

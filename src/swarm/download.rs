@@ -4,15 +4,15 @@
 //! the next, so that blame for a wrong hash is certain. When there is room for another piece, the
 //! best of all that all links could bring is begun: one that a reader waits for too long, an orphan
 //! (begun by a link that is gone), the next before a reader, the rarest. When nothing is left to
-//! begin, blocks that others are slow to bring are asked for twice, and the copy that comes later is
-//! cancelled.
+//! begin, blocks that others are slow to bring are asked for twice, and the copy that comes later
+//! is cancelled.
 //!
 //! Many hosts read the same blob from its beginning at the same time. If all asked the seed for the
 //! first missing piece, it would send every piece to everyone and nobody would have anything to
 //! swap. So while there are more who fetch than who have everything, of those who have everything
-//! we ask for what they suggest (`spread`), and for the rest only if they suggest nothing. Only if a
-//! reader waits too long for one piece, that piece is asked for at once, and again if it is slow to
-//! come.
+//! we ask for what they suggest (`spread`), and for the rest only if they suggest nothing. Only if
+//! a reader waits too long for one piece, that piece is asked for at once, and again if it is slow
+//! to come.
 
 use std::time::Duration;
 

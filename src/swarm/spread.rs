@@ -1,14 +1,14 @@
 //! How pieces spread from a seed: each once before any twice, to few at a time.
 //!
 //! What a seed sends twice before it has sent everything once, all wait for. So a host that has
-//! everything says who is to have what: it suggests (BEP 6) a piece that fewest have to one peer, and
-//! the next to the next peer. Peers of this program ask a seed for what it suggests, and get the
-//! rest from each other. What others ask for is counted too.
+//! everything says who is to have what: it suggests (BEP 6) a piece that fewest have to one peer,
+//! and the next to the next peer. Peers of this program ask a seed for what it suggests, and get
+//! the rest from each other. What others ask for is counted too.
 //!
-//! A piece that is on its way to a peer has a *turn*, which ends when the peer says that it has it. A
-//! piece that shares the uplink with many comes late, and until then nobody can pass it on; so few
-//! turns are open at first. But once the peers are busy with each other, each takes only a part of
-//! what the seed could send. So each turn that ended well allows for one more.
+//! A piece that is on its way to a peer has a *turn*, which ends when the peer says that it has it.
+//! A piece that shares the uplink with many comes late, and until then nobody can pass it on; so
+//! few turns are open at first. But once the peers are busy with each other, each takes only a part
+//! of what the seed could send. So each turn that ended well allows for one more.
 
 use std::time::Duration;
 

@@ -152,6 +152,6 @@ fn bodies_that_do_not_come_hold_up_nobody() {
     targets.assert_serves_others();
     let grown = resident_kib(&mut targets.client).saturating_sub(before);
     // Each worker has a buffer, and the connection to the upstream two.
-    let bound = HTTP_WORKERS_MAX / 2 * 3 * COPY_LEN >> 10;
+    let bound = (HTTP_WORKERS_MAX / 2 * 3 * COPY_LEN) >> 10;
     assert!(grown < bound, "{grown} KiB for 200 bodies");
 }

@@ -228,7 +228,7 @@ fn a_network_that_was_parted_heals() {
         run(seed, geometry(PIECES), one_to(16, seeder(), &host()), |world| {
             let mut rng = Rng::seeded(world.seed);
             let at = Duration::from_millis(rng.below(1000));
-            let sides: Vec<u8> = world.hosts.iter().map(|_| (rng.below(2)) as u8).collect();
+            let sides: Vec<u8> = world.hosts.iter().map(|_| u8::from(rng.below(2) == 1)).collect();
             let whole = vec![0; sides.len()];
             world.part_at(at, sides);
             world.part_at(at + Duration::from_secs(3), whole);
