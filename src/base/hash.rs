@@ -26,13 +26,13 @@ impl Sha1Hash {
 
 impl fmt::Display for Sha1Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        f.write_str(&hex(&self.0))
     }
 }
 
 impl fmt::Debug for Sha1Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -118,13 +118,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Lower-case hexadecimal of `bytes`.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    struct Hex<'a>(&'a [u8]);
-    impl fmt::Display for Hex<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write_hex(f, self.0)
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for half in [byte >> 4, byte & 15] {
+            text.push(char::from(DIGITS[usize::from(half)]));
         }
     }
-    Hex(bytes).to_string()
+    text
 }
 
 /// Reads exactly `2 * N` hexadecimal digits of either case.
@@ -147,7 +148,7 @@ pub fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 /// # Errors
 /// Those of the formatter.
 pub fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    f.write_str(&hex(bytes))
 }
 
 #[cfg(test)]

@@ -58,8 +58,11 @@ pub fn spawn(
 /// counted like one of a [`Role::Connection`] thread, and gives `None`.
 pub fn contain<T>(body: impl FnOnce() -> T) -> Option<T> {
     let caught = catch_unwind(AssertUnwindSafe(body));
-    let name = thread::current().name().unwrap_or("-").to_owned();
-    caught.inspect_err(|panic| on_panic(&name, Role::Connection, panic.as_ref())).ok()
+    let report = |panic: &Box<dyn Any + Send>| {
+        let thread = thread::current();
+        on_panic(thread.name().unwrap_or("-"), Role::Connection, panic.as_ref());
+    };
+    caught.inspect_err(report).ok()
 }
 
 fn on_panic(name: &str, role: Role, panic: &(dyn Any + Send)) {

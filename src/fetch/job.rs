@@ -197,7 +197,7 @@ pub(super) enum Start {
     /// The catalog knows the blob.
     Swarm(Arc<Metainfo>, Arc<Membership>),
     /// It does not; the upstream's response is open.
-    Upstream(Body),
+    Upstream(Box<Body>),
     /// It does not know the delta, which has these files; the superblock is in the partial.
     Delta(Layout),
 }
@@ -240,7 +240,7 @@ impl Conductor {
                 layout = metainfo.layout().cloned();
                 (Some(metainfo), Some(membership), None)
             }
-            Start::Upstream(body) => (None, None, Some(Stream::of_body(body))),
+            Start::Upstream(body) => (None, None, Some(Stream::of_body(*body))),
             Start::Delta(files) => {
                 layout = Some(files);
                 (None, None, None)

@@ -325,7 +325,7 @@ impl Fetcher {
             total => self.begin(&request.name, total),
         };
         let Some(partial) = kept else { return passing(request, body) };
-        let start = Start::Upstream(body);
+        let start = Start::Upstream(Box::new(body));
         Conductor::start(self, job, &partial, start)
             .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
         self.reader(request, job, &partial)

@@ -1,11 +1,28 @@
 //! Header fields, with their original case and order.
 
+use std::fmt;
+use std::ops::Range;
+
 /// Header fields in the order in which they came. Looking up ignores the case of names.
 ///
 /// **Invariant:** every name is a token and no value holds CR, LF or NUL, so that writing them out
 /// can never make a second field or a second message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, Vec<u8>)>);
+#[derive(Clone, Default)]
+pub struct Headers {
+    fields: Vec<Field>,
+    /// The names of all fields, also of removed ones, one after the other; a head costs a handful
+    /// of allocations and not two for each field.
+    names: String,
+    /// Their values likewise.
+    values: Vec<u8>,
+}
+
+/// Where one field stands in `names` and `values`.
+#[derive(Clone)]
+struct Field {
+    name: Range<usize>,
+    value: Range<usize>,
+}
 
 /// Fields that belong to one connection, beside those that `Connection` names (RFC 9110 section
 /// 7.6.1). `Proxy-*` is added by prefix.
@@ -16,7 +33,7 @@ impl Headers {
     /// No fields.
     #[must_use]
     pub const fn new() -> Headers {
-        Headers(Vec::new())
+        Headers { fields: Vec::new(), names: String::new(), values: Vec::new() }
     }
 
     /// Adds a field at the end. CR, LF and NUL in the value become spaces (RFC 9110 section 5.5); a
@@ -26,7 +43,11 @@ impl Headers {
             return;
         }
         let clean = |&byte: &u8| if matches!(byte, b'\r' | b'\n' | 0) { b' ' } else { byte };
-        self.0.push((name.to_owned(), value.as_ref().iter().map(clean).collect()));
+        let (name_at, value_at) = (self.names.len(), self.values.len());
+        self.names.push_str(name);
+        self.values.extend(value.as_ref().iter().map(clean));
+        let field = Field { name: name_at..self.names.len(), value: value_at..self.values.len() };
+        self.fields.push(field);
     }
 
     /// Replaces all fields of this name by one.
@@ -37,7 +58,7 @@ impl Headers {
 
     /// Removes all fields of this name.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        self.retain(|other| !other.eq_ignore_ascii_case(name));
     }
 
     /// The value of the first field of this name.
@@ -61,13 +82,16 @@ impl Headers {
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.fields.iter().map(|field| {
+            let value = self.values.get(field.value.clone()).unwrap_or_default();
+            (name_of(&self.names, field), value)
+        })
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     /// Whether a comma-separated field of this name holds `token`, case ignored.
@@ -87,13 +111,18 @@ impl Headers {
     /// `Connection` names, `Proxy-*` and the offer of HTTP/2.
     pub fn strip_hop_by_hop(&mut self) {
         let named: Vec<Vec<u8>> = self.tokens("connection").map(<[u8]>::to_vec).collect();
-        self.0.retain(|(name, _)| {
+        self.retain(|name| {
             let is = |other: &[u8]| name.as_bytes().eq_ignore_ascii_case(other);
             let proxy = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
             !proxy
                 && !HOP_BY_HOP.iter().any(|other| is(other.as_bytes()))
                 && !named.iter().any(|n| is(n))
         });
+    }
+
+    fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
+        let Headers { fields, names, .. } = self;
+        fields.retain(|field| is_kept(name_of(names, field)));
     }
 
     /// Writes all fields, each with its line end.
@@ -104,6 +133,25 @@ impl Headers {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         }
+    }
+}
+
+fn name_of<'a>(names: &'a str, field: &Field) -> &'a str {
+    names.get(field.name.clone()).unwrap_or_default()
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Headers) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value| String::from_utf8_lossy(value).into_owned();
+        f.debug_map().entries(self.iter().map(|(name, value)| (name, text(value)))).finish()
     }
 }
 
