@@ -17,8 +17,8 @@ pub const PIECE_LEN_MAX: u32 = 64 << 20;
 pub const PIECES_MAX: u32 = 32_768;
 /// The largest blob: [`PIECES_MAX`] pieces of [`PIECE_LEN_MAX`], 2 TiB.
 pub const BLOB_LEN_MAX: u64 = PIECES_MAX as u64 * PIECE_LEN_MAX as u64;
-/// The most parts of a static delta. libostree fills each with 32 MiB by default: 125 GiB.
-pub const DELTA_PARTS_MAX: usize = 4000;
+/// The most parts of a static delta. libostree fills each with 32 MiB by default: 62 GiB.
+pub const DELTA_PARTS_MAX: usize = 2000;
 /// The largest `.torrent` that is read: 20 bytes for each of [`PIECES_MAX`] pieces, 48 for each
 /// file of a delta, and the rest.
 pub const TORRENT_LEN_MAX: usize =
@@ -26,8 +26,8 @@ pub const TORRENT_LEN_MAX: usize =
 /// The largest request that etcd takes by default (`--max-request-bytes`).
 pub const ETCD_REQUEST_LEN_MAX: usize = 1536 << 10;
 const _: () = assert!(
-    TORRENT_LEN_MAX + 1024 < ETCD_REQUEST_LEN_MAX,
-    "the .torrent of the largest blob fits one put"
+    2 * TORRENT_LEN_MAX + 1024 < ETCD_REQUEST_LEN_MAX,
+    "the .torrent of the largest blob fits one transaction, which holds it twice"
 );
 
 /// How many of a blob's last bytes leave only after its digest was found right. Any number above
