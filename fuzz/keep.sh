@@ -8,7 +8,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 for corpus in fuzz/corpus/*/; do
   target=$(basename "$corpus")
   smallest=$(mktemp -d)
-  "fuzz/target/$host/release/$target" -merge=1 -max_len=1024 "$smallest" \
+  "fuzz/target/$host/release/$target" -set_cover_merge=1 -max_len=512 "$smallest" \
     "$corpus" "fuzz/seeds/$target" tests/vectors 2>/dev/null
   rm -rf "fuzz/seeds/$target"
   mv "$smallest" "fuzz/seeds/$target"

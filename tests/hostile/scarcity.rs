@@ -1,12 +1,21 @@
 //! What the system refuses: descriptors, threads, room on the disk. It waits or does with less,
 //! says so, and goes on when there is enough again.
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::Command;
 
+use torrent_cache::base::rng::Rng;
+
+use crate::support::get;
+use crate::support::image::Blob;
+use crate::support::origin::{Origin, Request, answer, whole};
 use crate::support::process::Process;
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
-use crate::{HOSTILE, Targets, connect_from, descriptors};
+use crate::{HOSTILE, Targets, connect_from, descriptors, proc_status};
+
+const MIB: usize = 1 << 20;
 
 /// Changes a limit of a running process (`prlimit(1)`).
 fn limit(program: &mut Program, resource: &str, soft: usize) {
@@ -45,4 +54,73 @@ fn without_descriptors_it_waits_says_so_and_goes_on() {
         (targets.client.metric("torrent_cache_http_connections") < 10).then_some(())
     });
     targets.assert_serves_others();
+}
+
+#[test]
+fn without_threads_it_waits_says_so_and_goes_on() {
+    const WORDS: &str = "there is no thread for them";
+    let mut targets = Targets::start(None);
+    targets.assert_serves_others();
+    // A thread needs more address space for its stack than this leaves.
+    let room = proc_status(&mut targets.client, "VmSize") * 1024 + MIB;
+    limit(&mut targets.client, "as", room);
+    let post = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n";
+    let ask = |_| {
+        let stream = connect_from(HOSTILE, targets.client.addr());
+        (&stream).write_all(post).expect("it reads");
+        stream
+    };
+    let streams: Vec<_> = (0..20).map(ask).collect();
+    wait_for("a word about it", || (lines_of(&targets.client, WORDS) > 0).then_some(()));
+    assert!(lines_of(&targets.client, WORDS) <= 20);
+    limit(&mut targets.client, "as", usize::MAX >> 1);
+    drop(streams);
+    targets.assert_serves_others();
+    assert!(targets.client.process().is_running());
+    assert_eq!(targets.client.metric("torrent_cache_thread_panics_total"), 0);
+}
+
+#[test]
+fn without_room_on_the_disk_blobs_are_passed_on_until_there_is_some() {
+    let blobs: Vec<Blob> = (0..3)
+        .map(|seed| {
+            let mut bytes = vec![0; MIB];
+            Rng::seeded(seed).fill(&mut bytes);
+            Blob::new(bytes)
+        })
+        .collect();
+    let served = blobs.clone();
+    let origin = Origin::start(move |request: &Request| {
+        let asked = |blob: &&Blob| request.target().ends_with(&blob.digest);
+        match served.iter().find(asked) {
+            Some(blob) if request.line.starts_with("GET ") => vec![whole(&blob.bytes)],
+            _ => vec![answer(&["HTTP/1.1 404 Not Found", "Content-Length: 0"], b"")],
+        }
+    });
+    let registry = format!("http://{}", origin.addr());
+    let mut client =
+        Program::client_with_disk("client", 8 << 20, &[("REGISTRY_LOCATION", &registry)]);
+    let pull = |client: &Program, blob: &Blob| {
+        let url = format!("http://{}/v2/a/blobs/{}", client.addr(), blob.digest);
+        let got = get(&url, &[]).expect("it comes");
+        assert!(got.status == 200 && got.body == blob.bytes, "{}", client.log());
+    };
+    // Its file system, seen from outside.
+    let root = PathBuf::from(format!("/proc/{}/root", client.process().pid()));
+    let storage = root.join(client.option("STORAGE").trim_start_matches('/'));
+    let filler = storage.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("there is room for a name");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    for blob in &blobs[..2] {
+        pull(&client, blob);
+    }
+    assert_eq!(client.status()["store"]["blobs"], 0);
+    let said = lines_of(&client, "not kept");
+    assert!((1..=4).contains(&said), "{}", client.log());
+    assert_eq!(client.admin("/health").status, 200);
+    drop(file);
+    std::fs::remove_file(filler).expect("it is there");
+    pull(&client, &blobs[2]);
+    wait_for("it to be kept", || (client.status()["store"]["blobs"] == 1).then_some(()));
+    assert!(client.process().is_running());
 }

@@ -23,6 +23,15 @@ pub struct Program {
     dir: TempDir,
 }
 
+/// Starts what its arguments say where `STORAGE` is a file system of `DISK` bytes that nobody else
+/// sees. Without root it takes a user namespace.
+const WITH_DISK: &str = r#"
+    mkdir -p "$STORAGE"
+    [ "$(id -u)" = 0 ] || root=--map-root-user
+    exec unshare $root --mount \
+        sh -ec 'mount -t tmpfs -o size="$DISK" disk "$STORAGE"; exec "$@"' sh "$@"
+"#;
+
 /// The binary under test: the one that cargo built, or the one that `BINARY` names.
 pub fn binary() -> PathBuf {
     let Some(given) = std::env::var_os("BINARY") else {
@@ -33,6 +42,12 @@ pub fn binary() -> PathBuf {
 }
 
 impl Program {
+    /// As [`Program::client`], with a file system of its own of so many bytes as its storage.
+    pub fn client_with_disk(name: &str, bytes: u64, options: &[(&str, &str)]) -> Program {
+        let bytes = bytes.to_string();
+        Program::client(name, &[&[("DISK", bytes.as_str())], options].concat())
+    }
+
     /// Starts a client with `options` over these: 127.0.0.1, free ports, a storage of its own, and
     /// a tracker, an etcd and an upstream that do not exist.
     pub fn client(name: &str, options: &[(&str, &str)]) -> Program {
@@ -89,7 +104,13 @@ impl Program {
     /// Starts it, again or for the first time, and waits until it is healthy.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let mut command = Command::new(binary());
+        let mut command = if self.options.contains_key("DISK") {
+            let mut command = Command::new("sh");
+            command.args(["-c", WITH_DISK, "sh"]).arg(binary());
+            command
+        } else {
+            Command::new(binary())
+        };
         // Nothing of the environment that the tests run in is an option by accident.
         command.arg(self.command).env_clear().envs(&self.options);
         for variable in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {

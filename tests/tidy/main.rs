@@ -55,7 +55,8 @@ fn files(wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
 
 /// Adds the paths of all files under `folder`, but not what is built or belongs to git.
 fn walk(root: &Path, folder: &str, paths: &mut Vec<String>) {
-    const SKIPPED: &[&str] = &[".git", "target", "fuzz/target", "fuzz/corpus", "fuzz/artifacts"];
+    const SKIPPED: &[&str] =
+        &[".git", "target", "fuzz/target", "fuzz/corpus", "fuzz/seeds", "fuzz/artifacts"];
     let entries = fs::read_dir(root.join(folder)).expect("the tree can be read");
     for entry in entries {
         let entry = entry.expect("the tree can be read");

@@ -279,18 +279,14 @@ impl State {
         }
     }
 
-    /// Ends the tunnels in which nothing moves, and says when to look again.
-    fn close_quiet_tunnels(&mut self, now: Time) -> Time {
-        let mut next = now + limits::HTTP_WRITE;
-        for (id, moved_at) in &self.tunnels {
-            let quiet = tunnel::time_of(moved_at) + limits::HTTP_TUNNEL_QUIET;
-            if quiet > now {
-                next = next.min(quiet);
-            } else if let Some(socket) = self.open.get(id) {
-                let _ = socket.shutdown(Shutdown::Both);
-            }
-        }
-        next
+    /// The tunnels in which nothing moves, once each, and when to look again.
+    fn take_quiet_tunnels(&mut self, now: Time) -> (Vec<Arc<TcpStream>>, Time) {
+        let quiet_at =
+            |moved_at: &Arc<AtomicU64>| tunnel::time_of(moved_at) + limits::HTTP_TUNNEL_QUIET;
+        let quiet = self.tunnels.extract_if(|_, moved_at| quiet_at(moved_at) <= now);
+        let sockets = quiet.filter_map(|(id, _)| self.open.get(&id).cloned()).collect();
+        let next = self.tunnels.values().map(quiet_at).min();
+        (sockets, next.unwrap_or(now + limits::HTTP_WRITE))
     }
 }
 
@@ -382,8 +378,16 @@ impl Shared {
         self.begin_stop();
         let mut state = self.state.lock();
         while state.workers > 0 && Time::now() < deadline {
-            let quiet = state.close_quiet_tunnels(Time::now());
-            state = self.ended.wait_until(state, deadline.min(quiet));
+            let (quiet, look_at) = state.take_quiet_tunnels(Time::now());
+            if quiet.is_empty() {
+                state = self.ended.wait_until(state, deadline.min(look_at));
+                continue;
+            }
+            drop(state);
+            for socket in quiet {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            state = self.state.lock();
         }
         let left: Vec<Arc<TcpStream>> = state.open.values().cloned().collect();
         let threads = std::mem::take(&mut state.worker_threads);
