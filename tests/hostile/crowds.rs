@@ -67,7 +67,9 @@ fn heads_that_come_a_line_a_second_are_ended_and_hold_up_nobody() {
     for stream in &streams {
         assert_eq!(status(&rest(stream)), 408);
     }
-    assert!(threads_max <= before + THREADS_USUAL, "{threads_max} threads, {before} before");
+    // A hundred lines at once are read by as many workers as one address may have of each port.
+    let bound = before + 2 * (limits::HTTP_WORKERS_MAX / 2) + THREADS_USUAL;
+    assert!(threads_max <= bound, "{threads_max} threads, {before} before");
 }
 
 #[test]
