@@ -211,9 +211,14 @@ impl Swarm {
                 let order = usize::from(picker.availability(piece));
                 return self.may_begin(id, piece).then_some((What::Begin(piece), 3, order));
             }
-            if link.asked > 0 || now.since(link.progress_at) < SUGGESTION {
+            if now.since(link.suggested_at) < SUGGESTION {
                 return None;
             }
+        }
+        // The first piece of all has the downlink for itself: a reader waits for it.
+        let is_first = self.have().is_empty() && !self.pieces.progress().is_empty();
+        if is_first && !saves_seeds && !self.readers.is_empty() {
+            return None;
         }
         let link = self.links.get(&id)?;
         if !saved {

@@ -79,6 +79,8 @@ pub(super) struct Link {
     pub(super) proven: bool,
     /// What it suggests to ask it for, oldest first.
     pub(super) suggested: VecDeque<PieceIndex>,
+    /// When it suggested something last, or began.
+    pub(super) suggested_at: Time,
 
     pub(super) they_are_interested: bool,
     pub(super) we_choke: bool,
@@ -132,6 +134,7 @@ impl Link {
             dry: None,
             proven: false,
             suggested: VecDeque::new(),
+            suggested_at: now,
             they_are_interested: false,
             we_choke: true,
             turn_since: now,

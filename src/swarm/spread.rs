@@ -128,16 +128,13 @@ impl Swarm {
     }
 
     /// While we have everything: gives turns to those who have fewest and wait longest, as long as
-    /// there are some. A lone peer takes what it likes.
+    /// there are some. Also to a lone peer: it may pass on to others what we do not know of.
     pub(super) fn suggest(&mut self, now: Time, out: &mut Vec<Action>) {
         if !self.is_complete() {
             return;
         }
         let served = self.links.values().filter(|link| link.is_served()).count();
-        if served < 2 {
-            return;
-        }
-        let each = (TURNS_SHARED / served).max(1);
+        let each = (TURNS_SHARED / served.max(1)).max(1);
         // No peer keeps the others waiting with turns that it does not end.
         let open: usize = self.links.values().map(|link| link.turns.len().min(each)).sum();
         for _ in open..TURNS_FIRST + self.spread.confirmed {
@@ -186,6 +183,7 @@ impl Swarm {
     ) -> Result<(), CloseReason> {
         let piece = self.geometry().piece(number).ok_or(CloseReason::BadPiece)?;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.suggested_at = now;
         if link.has.contains(piece) && !self.pieces.stored().contains(piece) {
             if link.suggested.len() >= SUGGESTIONS_MAX {
                 link.suggested.pop_front();

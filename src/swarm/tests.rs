@@ -161,7 +161,7 @@ fn a_whole_piece_is_asked_of_one_link_verified_and_announced() {
 
 #[test]
 fn readers_come_first_and_in_order() {
-    let mut host = Host::with(100, 0, |config| config.reader_window = 3 * u64::from(PIECE_LEN));
+    let mut host = Host::with(100, 1, |config| config.reader_window = 3 * u64::from(PIECE_LEN));
     let at = |n: u64| n * u64::from(PIECE_LEN) + 5;
     host.input(Input::Readers { offsets: vec![at(40), at(70)] });
     let (_, asked) = host.seed();
@@ -170,6 +170,19 @@ fn readers_come_first_and_in_order() {
     let (_, asked) = host.seed();
     let pieces: Vec<u32> = asked.iter().map(|block| block.piece).collect();
     assert_eq!(pieces, [41, 41, 71, 71]);
+}
+
+#[test]
+fn the_first_piece_that_a_reader_needs_is_asked_for_alone() {
+    let mut host = Host::new(9, 0);
+    host.input(Input::Readers { offsets: vec![0] });
+    let (first, asked) = host.seed();
+    assert_eq!(asked, [block(0, 0), block(0, BLOCK_LEN)]);
+    let (second, others) = host.seed();
+    assert_eq!(others, []);
+    asked.into_iter().for_each(|block| assert!(host.deliver(first, block)));
+    host.input(Input::Stored { piece: host.piece(0) });
+    assert!(!host.asked(second).is_empty());
 }
 
 #[test]
@@ -198,9 +211,13 @@ fn a_seed_suggests_each_piece_to_one_peer_and_what_few_have() {
         host.hear(link, Message::HaveNone);
     }
     host.hear(links[0], Message::Interested);
-    assert_eq!(host.suggested(), [], "a lone peer takes what it likes");
+    let mut suggested = host.suggested();
+    assert_eq!(suggested.len(), 4, "also to a lone peer");
+    assert!(suggested.iter().all(|(to, _)| *to == links[0]));
     host.hear(links[1], Message::Interested);
-    let suggested = host.suggested();
+    assert_eq!(host.suggested(), [], "its turns are not over");
+    host.pass(Duration::from_millis(100));
+    suggested = host.suggested();
     let of = |link| suggested.iter().filter(move |(to, _)| *to == link).count();
     assert_eq!((of(links[0]), of(links[1])), (2, 2));
     let pieces: std::collections::BTreeSet<u32> = suggested.iter().map(|(_, n)| *n).collect();
