@@ -189,6 +189,11 @@ pub const REGISTRY_SWARMS_MAX: usize = 256 << 10;
 /// Peers of one swarm and address family: a new one moves half of the others in memory, which must
 /// stay a matter of microseconds. When full, a new one is answered but not remembered.
 pub const REGISTRY_SWARM_PEERS_MAX: usize = 16 << 10;
+/// Peers that are looked at, to forget those who did not come back, while announces wait: tens of
+/// microseconds, at most [`REGISTRY_SWARM_PEERS_MAX`] peers moved in memory included.
+pub const REGISTRY_SWEEP_PEERS: usize = 2048;
+/// All peers are looked at about as often.
+pub const REGISTRY_SWEEP: Duration = Duration::from_secs(30);
 /// Peers in an answer when the asker does not say how many it wants (BEP 3).
 pub const TRACKER_NUMWANT: usize = 50;
 /// Announces per second that the intervals aim at when there are many peers.

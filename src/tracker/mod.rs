@@ -13,7 +13,6 @@ mod udp;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::stop::Stop;
@@ -25,10 +24,6 @@ use crate::tracker::http::HttpFront;
 use crate::tracker::registry::Limits;
 use crate::tracker::service::Service;
 use crate::tracker::udp::UdpFront;
-
-/// How often the sweeper comes by, and in how many steps it has seen everybody.
-const SWEEP: Duration = Duration::from_secs(1);
-const SWEEP_STEPS: usize = 30;
 
 /// The two sockets of a tracker, bound to one port number and not served yet.
 pub struct Sockets {
@@ -84,11 +79,8 @@ impl Tracker {
         let udp = UdpFront::start(sockets.udp, Arc::clone(&service))?;
         let stop = Stop::new();
         let until = stop.clone();
-        let sweeper = thread::spawn("tracker-sweep", Role::Core, move || {
-            while !until.wait_for(SWEEP) {
-                service.expire(SWEEP_STEPS);
-            }
-        })?;
+        let sweep = move || while !until.wait_for(service.expire()) {};
+        let sweeper = thread::spawn("tracker-sweep", Role::Core, sweep)?;
         Ok(Tracker { http, udp, stop, sweeper })
     }
 

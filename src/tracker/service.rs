@@ -1,6 +1,7 @@
 //! What the two fronts of the tracker share: the registry, and who an asker is.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::base::address;
 use crate::base::clock::Time;
@@ -8,9 +9,13 @@ use crate::base::figures;
 use crate::base::hash::Sha1Hash;
 use crate::base::ranked::{Rank, Ranked};
 use crate::base::rng::Rng;
+use crate::limits::{REGISTRY_SWEEP, REGISTRY_SWEEP_PEERS};
 use crate::log_limited;
 use crate::proto::tracker::{AnnounceRequest, AnnounceResponse, ScrapeCounts};
 use crate::tracker::registry::{Limits, Registry, Totals};
+
+/// The figures that people look at are not older.
+const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The registry behind its lock. One is enough: an announce holds it for microseconds, and the
 /// intervals keep announces at about a thousand per second.
@@ -54,19 +59,25 @@ impl Service {
         self.0.lock().registry.totals()
     }
 
-    /// One step of forgetting, so long that all peers are looked at in `steps` of them.
-    pub(super) fn expire(&self, steps: usize) {
+    /// One step of forgetting, and after which pause the next is due: so that all peers are looked
+    /// at within [`REGISTRY_SWEEP`], and announces wait for one step alone.
+    pub(super) fn expire(&self) -> Duration {
         let totals = {
             let mut state = self.0.lock();
-            let totals = state.registry.totals();
-            let budget = (totals.peers() + totals.swarms) / steps + 1;
-            state.registry.expire(Time::now(), budget);
+            state.registry.expire(Time::now(), REGISTRY_SWEEP_PEERS);
             state.registry.totals()
         };
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         figures::TRACKER_SWARMS.set(gauge(totals.swarms));
         figures::TRACKER_PEERS.set(gauge(totals.peers()));
+        pause(totals.peers())
     }
+}
+
+/// Between two steps of forgetting, with so many peers.
+fn pause(peers: usize) -> Duration {
+    let steps = u32::try_from(peers / REGISTRY_SWEEP_PEERS + 1).unwrap_or(u32::MAX);
+    (REGISTRY_SWEEP / steps).min(SWEEP_PAUSE_MAX)
 }
 
 /// The address under which others are told of an asker: where its announce came from.
@@ -89,6 +100,7 @@ fn peer_address(source: IpAddr, claim: Option<IpAddr>) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REGISTRY_PEERS_MAX;
 
     #[test]
     fn a_claimed_address_is_believed_inside_a_private_network_only() {
@@ -105,5 +117,14 @@ mod tests {
         assert_eq!(address("10.0.0.1", "127.0.0.1"), "10.0.0.1", "to everybody's self");
         assert_eq!(address("10.0.0.1", "fd00::2"), "10.0.0.1", "another family");
         assert_eq!(address("10.0.0.1", "0.0.0.0"), "10.0.0.1");
+    }
+
+    #[test]
+    fn however_many_peers_there_are_all_are_looked_at_in_time() {
+        for peers in [0, 1, REGISTRY_SWEEP_PEERS, 1_000_000, REGISTRY_PEERS_MAX] {
+            let steps = u32::try_from(peers.div_ceil(REGISTRY_SWEEP_PEERS)).expect("few");
+            assert!(pause(peers) * steps <= REGISTRY_SWEEP, "{peers}");
+        }
+        assert_eq!(pause(0), SWEEP_PAUSE_MAX);
     }
 }

@@ -39,6 +39,20 @@ pub(super) struct Outcome {
     pub(super) peers: Vec<SocketAddr>,
 }
 
+/// Which peers to look at, of a row of crowds: each passes on what it leaves of it.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) skip: usize,
+    pub(super) take: usize,
+}
+
+/// How many were forgotten.
+#[derive(Debug)]
+pub(super) struct Forgotten {
+    pub(super) seeders: usize,
+    pub(super) leechers: usize,
+}
+
 /// One peer. Its standing is which list it is in, so that counting costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer<A> {
@@ -110,9 +124,10 @@ impl<A: Copy + Ord + Into<IpAddr>> Crowd<A> {
         chosen.into_iter().map(|at| socket(peer(at))).collect()
     }
 
-    /// Forgets all whose time has come: how many seeders and how many leechers.
-    pub(super) fn expire(&mut self, now: Second) -> (usize, usize) {
-        (expire(&mut self.seeders, now), expire(&mut self.leechers, now))
+    /// Forgets those within `span` whose time has come.
+    pub(super) fn expire(&mut self, now: Second, span: &mut Span) -> Forgotten {
+        let seeders = expire(&mut self.seeders, now, span);
+        Forgotten { seeders, leechers: expire(&mut self.leechers, now, span) }
     }
 
     fn list(&mut self, standing: Standing) -> &mut Vec<Peer<A>> {
@@ -127,14 +142,17 @@ fn search<A: Copy + Ord>(list: &[Peer<A>], address: A, port: u16) -> Result<usiz
     list.binary_search_by_key(&(address, port), |peer| (peer.address, peer.port))
 }
 
-fn expire<A>(list: &mut Vec<Peer<A>>, now: Second) -> usize {
-    let before = list.len();
-    list.retain(|peer| peer.expires > now);
+fn expire<A>(list: &mut Vec<Peer<A>>, now: Second, span: &mut Span) -> usize {
+    let start = span.skip.min(list.len());
+    let end = start + span.take.min(list.len() - start);
+    span.skip -= start;
+    span.take -= end - start;
+    let forgotten = list.extract_if(start..end, |peer| peer.expires <= now).count();
     // A crowd that has gone home gives its memory back.
     if list.capacity() > 4 * list.len() {
         list.shrink_to(2 * list.len());
     }
-    before - list.len()
+    forgotten
 }
 
 /// `count` different numbers below `bound` in random order, or all of them if there are not as many

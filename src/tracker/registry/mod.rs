@@ -33,7 +33,7 @@ use crate::limits::{
     TRACKER_NUMWANT, TRACKER_PEERS_MAX, TRACKER_SEEDER_INTERVAL, TRACKER_SEEDER_INTERVAL_MAX,
 };
 use crate::proto::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse, ScrapeCounts};
-use crate::tracker::registry::crowd::{Crowd, Second, Standing, Visit};
+use crate::tracker::registry::crowd::{Crowd, Second, Span, Standing, Visit};
 
 /// The most that a registry remembers.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +90,16 @@ pub struct Registry {
     limits: Limits,
     totals: Totals,
     not_remembered: u64,
-    // The swarm that `expire` looked at last.
-    expired_up_to: Option<Sha1Hash>,
+    // Where `expire` goes on; `None`: at the first swarm.
+    mark: Option<Mark>,
+}
+
+/// A place in the order of all swarms and their peers.
+#[derive(Debug)]
+struct Mark {
+    swarm: Sha1Hash,
+    /// Of its peers, this many come before.
+    peers: usize,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +133,7 @@ impl Registry {
             limits,
             totals: Totals::default(),
             not_remembered: 0,
-            expired_up_to: None,
+            mark: None,
         }
     }
 
@@ -198,24 +206,30 @@ impl Registry {
         self.swarms.get(info_hash).map(Swarm::counts)
     }
 
-    /// Forgets peers that did not come back, in a step that looks at about `budget` peers, and goes
-    /// on there in the next: announces wait for one step, not for all swarms.
-    pub fn expire(&mut self, now: Time, budget: usize) {
+    /// Looks at the next `count` peers and forgets those that did not come back; after the last
+    /// begins again at the first. So announces wait for one step, however large a swarm is. Who
+    /// joins or leaves in between may carry a peer past the mark; then the next round finds it.
+    pub fn expire(&mut self, now: Time, count: usize) {
         let now = second_before(now);
-        let start = self.expired_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mark = self.mark.take();
+        let start = mark.as_ref().map_or(Bound::Unbounded, |mark| Bound::Included(mark.swarm));
         let mut empty = Vec::new();
-        let mut looked_at = 0;
+        let mut left = count;
         for (info_hash, swarm) in self.swarms.range_mut((start, Bound::Unbounded)) {
-            looked_at += 1 + swarm.len();
-            for (seeders, leechers) in [swarm.v4.expire(now), swarm.v6.expire(now)] {
-                self.totals.seeders -= seeders;
-                self.totals.leechers -= leechers;
-            }
+            let seen = mark.as_ref().filter(|mark| mark.swarm == *info_hash);
+            let seen = seen.map_or(0, |mark| mark.peers);
+            let mut span = Span { skip: seen, take: left };
+            let (v4, v6) = (swarm.v4.expire(now, &mut span), swarm.v6.expire(now, &mut span));
+            let looked_at = left - span.take;
+            left = span.take;
+            let (seeders, leechers) = (v4.seeders + v6.seeders, v4.leechers + v6.leechers);
+            self.totals.seeders -= seeders;
+            self.totals.leechers -= leechers;
+            let peers = seen + looked_at - seeders - leechers;
             if swarm.len() == 0 {
                 empty.push(*info_hash);
-            }
-            if looked_at >= budget {
-                self.expired_up_to = Some(*info_hash);
+            } else if peers < swarm.len() {
+                self.mark = Some(Mark { swarm: *info_hash, peers });
                 break;
             }
         }

@@ -186,6 +186,37 @@ fn expiry_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_step_of_expiry_looks_at_so_many_peers_whatever_the_swarms_are() {
+    const COUNT: usize = 100;
+    let mut all = fixture();
+    // One swarm of many steps, in both families and standings, among small ones.
+    for host in 0..1000u16 {
+        let (number, left) = (u8::try_from(host % 7).expect("below seven"), u64::from(host % 2));
+        all.join(&format!("10.0.{}.{}:1", host / 256, host % 256), 99, left);
+        all.join(&format!("[fd00::{host:x}]:1"), 99, left);
+        all.join(&format!("10.1.{}.{}:1", host / 256, host % 256), number, left);
+    }
+    // Those who came back stay, wherever a step begins.
+    let back = ["10.0.0.5:1", "10.0.3.7:1", "[fd00::1]:1", "[fd00::3e7]:1", "10.1.3.7:1"];
+    for who in back {
+        let number = if who == "10.1.3.7:1" { 5 } else { 99 };
+        all.announce(950, who, number, 1, AnnounceEvent::None);
+    }
+    let peers = all.registry.totals().peers();
+    for step in 1..=peers.div_ceil(COUNT) {
+        let before = all.registry.totals().peers();
+        all.registry.expire(at(1000), COUNT);
+        let after = all.registry.totals().peers();
+        assert!(before - after <= COUNT && before - after + back.len() >= COUNT.min(before));
+        assert!(after >= peers - step * COUNT);
+    }
+    assert_eq!(all.registry.totals().peers(), back.len());
+    assert_eq!(all.registry.totals().swarms, 2);
+    all.registry.expire(at(2000), COUNT);
+    assert_eq!(all.registry.totals(), Totals::default());
+}
+
+#[test]
 fn intervals_grow_with_the_crowd() {
     let mut all = fixture();
     let interval = |all: &mut Fixture, seeders, leechers| {
