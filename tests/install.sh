@@ -19,6 +19,8 @@ if ((${#packages[@]} == 0)); then
   packages+=(flatpak nginx-light)
   # Other BitTorrent software, for tests/interop.rs.
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
+  # A wall clock that jumps, for tests/faults.
+  packages+=(libfaketime)
   # What the program is packaged for, for tests/packaging.
   packages+=(systemd systemd-container dbus openssl dpkg-dev lintian groff mandoc bash zsh fish)
   packages+=(python3-venv)

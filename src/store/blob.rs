@@ -17,6 +17,7 @@ use crate::store::SeedEntry;
 use crate::store::error::StoreError;
 use crate::store::in_place::DeltaFiles;
 use crate::store::layout::Layout;
+use crate::store::stamps::Stamps;
 
 /// A whole blob, open. It can be read for as long as it is held, even if it leaves the store
 /// meanwhile; and while it is held, it is not evicted.
@@ -74,7 +75,7 @@ impl Blob {
     }
 
     /// Notes on disk that it is used now, for the order after a restart.
-    pub(super) fn touch(&self) {
+    pub(super) fn touch(&self, stamps: &Stamps) {
         let Bytes::Own(own) = &self.bytes else { return };
         let now = Time::now();
         let due = own.touch_at.load(Ordering::Relaxed);
@@ -82,7 +83,7 @@ impl Blob {
         let set = |at| own.touch_at.compare_exchange(due, at, Ordering::Relaxed, Ordering::Relaxed);
         if now.nanos() >= due && set(next).is_ok() {
             // A file system that refuses costs only the order.
-            let _ = own.file.set_modified(SystemTime::now());
+            let _ = own.file.set_modified(stamps.next(SystemTime::now()));
         }
     }
 

@@ -22,6 +22,7 @@ mod partial;
 mod quota;
 mod recover;
 mod seal;
+mod stamps;
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -41,6 +42,7 @@ use self::files::Files;
 use self::in_place::Adopted;
 use self::index::{Found, Gone, Index};
 use self::layout::Layout;
+use self::stamps::Stamps;
 
 pub use self::blob::Blob;
 pub use self::error::StoreError;
@@ -94,6 +96,7 @@ pub struct Store {
     max: Max,
     index: Ranked<Index>,
     files: Files,
+    stamps: Stamps,
     adopted: Ranked<Adopted>,
     on_evict: OnceLock<OnEvict>,
     /// Locked for as long as the store is open.
@@ -121,7 +124,8 @@ impl Store {
         layout.make().map_err(|(path, error)| StoreError::io("make", &path, error))?;
         let lock = lock(&layout)?;
         let mut index = Index::default();
-        for seed in recover::recover(backend.as_ref(), &layout)? {
+        let found = recover::recover(backend.as_ref(), &layout)?;
+        for seed in found.whole {
             index.insert(seed, Weak::new());
         }
         let files = Files::open(layout.files())?;
@@ -131,6 +135,7 @@ impl Store {
             max: config.max,
             index: Ranked::new(Rank::Index, index),
             files,
+            stamps: Stamps::after(found.last_used),
             adopted: Ranked::new(Rank::Leaf, Adopted::default()),
             on_evict: OnceLock::new(),
             _lock: lock,
@@ -158,7 +163,7 @@ impl Store {
             None => return self.adopted(name),
         };
         match opened {
-            Ok(blob) => blob.inspect(|blob| blob.touch()),
+            Ok(blob) => blob.inspect(|blob| blob.touch(&self.stamps)),
             Err(error) => {
                 log_limited!(warn, "{error}");
                 if error.is_loss() {
@@ -257,6 +262,7 @@ impl Store {
             return Err(error);
         }
         let blob = Arc::new(Blob::of_file(&self.layout, seed, Arc::clone(partial.file())));
+        blob.touch(&self.stamps);
         self.index.lock().insert(seed, Arc::downgrade(&blob));
         partial.end_seal(true);
         Ok(blob)

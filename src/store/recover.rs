@@ -17,8 +17,16 @@ use crate::store::error::StoreError;
 use crate::store::layout::{self, Layout};
 use crate::store::seal::remove;
 
-/// Finds the whole blobs, the least recently used first, and removes what is left over.
-pub fn recover(backend: &dyn Backend, layout: &Layout) -> Result<Vec<SeedEntry>, StoreError> {
+/// What a start finds.
+pub struct Recovered {
+    /// The whole blobs, the least recently used first.
+    pub whole: Vec<SeedEntry>,
+    /// The latest time at which one was used, by the clock of that time.
+    pub last_used: SystemTime,
+}
+
+/// Finds the whole blobs and removes what is left over.
+pub fn recover(backend: &dyn Backend, layout: &Layout) -> Result<Recovered, StoreError> {
     let mut leftovers = Vec::new();
     list(layout.partials(), layout::parse_partial, |path, _| leftovers.push(path))?;
 
@@ -54,7 +62,8 @@ pub fn recover(backend: &dyn Backend, layout: &Layout) -> Result<Vec<SeedEntry>,
         }
     }
     whole.sort_unstable_by_key(|(used, seed)| (*used, seed.name));
-    Ok(whole.into_iter().map(|(_, seed)| seed).collect())
+    let last_used = whole.last().map_or(SystemTime::UNIX_EPOCH, |(used, _)| *used);
+    Ok(Recovered { whole: whole.into_iter().map(|(_, seed)| seed).collect(), last_used })
 }
 
 fn list<N>(

@@ -6,6 +6,7 @@ mod support;
 
 mod access;
 mod catalog;
+mod clock;
 mod curl;
 mod requests;
 mod services;

@@ -21,6 +21,7 @@ pub struct Program {
     options: BTreeMap<String, String>,
     process: Option<Process>,
     dir: TempDir,
+    clock: Option<TempDir>,
 }
 
 /// Starts what its arguments say where `STORAGE` is a file system of `DISK` bytes that nobody else
@@ -31,6 +32,15 @@ const WITH_DISK: &str = r#"
     exec unshare $root --mount \
         sh -ec 'mount -t tmpfs -o size="$DISK" disk "$STORAGE"; exec "$@"' sh "$@"
 "#;
+
+/// Debian's library that gives a program another wall clock, and what it is to leave alone: the
+/// monotonic clock and the times of files.
+const WITH_CLOCK: &[(&str, &str)] = &[
+    ("FAKETIME_NO_CACHE", "1"),
+    ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ("NO_FAKE_STAT", "1"),
+    ("FAKE_UTIME", "0"),
+];
 
 /// The binary under test: the one that cargo built, or the one that `BINARY` names.
 pub fn binary() -> PathBuf {
@@ -46,6 +56,33 @@ impl Program {
     pub fn client_with_disk(name: &str, bytes: u64, options: &[(&str, &str)]) -> Program {
         let bytes = bytes.to_string();
         Program::client(name, &[&[("DISK", bytes.as_str())], options].concat())
+    }
+
+    /// As [`Program::client`], with a wall clock that [`Program::set_clock`] sets. It is always the
+    /// binary that cargo built: a static one loads no library.
+    pub fn client_with_clock(name: &str, options: &[(&str, &str)]) -> Program {
+        Program::with_clock(|clock| Program::client(name, &[&[clock], options].concat()))
+    }
+
+    /// The same for [`Program::tracker`]; its etcd has the clock of the machine.
+    pub fn tracker_with_clock(name: &str) -> Program {
+        Program::with_clock(|clock| Program::tracker(name, &[clock]))
+    }
+
+    fn with_clock(start: impl FnOnce((&str, &str)) -> Program) -> Program {
+        let clock = temp_dir();
+        let file = clock.path().join("offset");
+        fs::write(&file, "+0").expect("disk has room");
+        let mut program = start(("CLOCK", &file.display().to_string()));
+        program.clock = Some(clock);
+        program
+    }
+
+    /// Sets the wall clock of a program that has its own to so many seconds after the machine's.
+    pub fn set_clock(&self, seconds: i64) {
+        let draft = format!("{}.new", self.option("CLOCK"));
+        fs::write(&draft, format!("{seconds:+}")).expect("disk has room");
+        fs::rename(&draft, self.option("CLOCK")).expect("the name is free");
     }
 
     /// Starts a client with `options` over these: 127.0.0.1, free ports, a storage of its own, and
@@ -95,8 +132,14 @@ impl Program {
         let defaults = defaults.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         let mut all: BTreeMap<_, _> = defaults.collect();
         all.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut program =
-            Program { name: name.to_owned(), command, options: all, process: None, dir };
+        let mut program = Program {
+            name: name.to_owned(),
+            command,
+            options: all,
+            process: None,
+            dir,
+            clock: None,
+        };
         program.start_again();
         program
     }
@@ -108,11 +151,17 @@ impl Program {
             let mut command = Command::new("sh");
             command.args(["-c", WITH_DISK, "sh"]).arg(binary());
             command
+        } else if self.options.contains_key("CLOCK") {
+            Command::new(env!("CARGO_BIN_EXE_torrent-cache"))
         } else {
             Command::new(binary())
         };
         // Nothing of the environment that the tests run in is an option by accident.
         command.arg(self.command).env_clear().envs(&self.options);
+        if let Some(clock) = self.options.get("CLOCK") {
+            command.env("LD_PRELOAD", clock_library()).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.envs(WITH_CLOCK.iter().copied());
+        }
         for variable in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
             command.envs(std::env::var_os(variable).map(|value| (variable, value)));
         }
@@ -194,4 +243,12 @@ impl Program {
     pub fn log(&self) -> String {
         self.process.as_ref().expect("it runs").output()
     }
+}
+
+/// Where the `libfaketime` package has its library.
+fn clock_library() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("it is there").flatten();
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let found = libraries.find(|library| library.exists());
+    found.expect("no libfaketimeMT.so.1; is it installed? (apt-get install libfaketime)")
 }
