@@ -36,6 +36,10 @@ pub const HELD_BACK_LEN: u64 = 64 << 10;
 
 /// The longest superblock: libostree takes none that is longer (`OSTREE_MAX_METADATA_SIZE`).
 pub const SUPERBLOCK_LEN_MAX: u64 = 128 << 20;
+/// What all superblocks may take in memory that are on their way to the disk: two of the longest,
+/// thousands of the usual. A vector that grows may have twice as much. When full, the next are
+/// relayed, and their deltas not shared.
+pub const SUPERBLOCKS_BYTES_MAX: u64 = 2 * SUPERBLOCK_LEN_MAX;
 /// The most static deltas that one index or summary may list; 100 bytes are kept of each.
 pub const DELTAS_LISTED_MAX: usize = 65_536;
 
@@ -240,6 +244,9 @@ pub const DELTAS_LEARNT_MAX: usize = 2 * DELTAS_LISTED_MAX;
 /// Static deltas whose files are remembered by URL, 4 KiB for one of 500 parts; when full, all are
 /// forgotten, and a part's superblock is looked at again.
 pub const DELTAS_SERVED_MAX: usize = 1024;
+/// Static deltas that are passed on past the disk whose checksums are remembered, 64 KiB for each
+/// at most; when full, all are forgotten, and the next part's superblock is looked at again.
+pub const DELTAS_PASSED_MAX: usize = 64;
 /// Files of a delta that come from upstream at once: as many as libostree asks for.
 pub const DELTA_STREAMS: usize = 2;
 /// How often a part of a delta that is wrong is taken from the upstream before the delta is given

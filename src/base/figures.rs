@@ -38,6 +38,14 @@ figures! {
         Counter REQUESTS_DENIED "outcome=\"denied\"",
         Counter REQUESTS_FAILED "outcome=\"failed\"",
     }
+    "torrent_cache_deltas_total", "Static deltas of OSTree that were fetched, by outcome.": {
+        Counter DELTAS_DONE "outcome=\"done\"",
+        Counter DELTAS_FAILED "outcome=\"failed\"",
+    }
+    "torrent_cache_delta_bytes_total", "Bytes of these deltas, by source; counted at the end.": {
+        Counter DELTA_BYTES_FROM_UPSTREAM "source=\"upstream\"",
+        Counter DELTA_BYTES_FROM_PEERS "source=\"peer\"",
+    }
     "torrent_cache_file_requests_total", "Requests for files, by how they were answered.": {
         Counter FILES_HIT "outcome=\"hit\"",
         Counter FILES_REVALIDATED "outcome=\"revalidated\"",

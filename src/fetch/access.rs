@@ -128,10 +128,15 @@ impl Fetcher {
         grants.grant(Time::now(), &claimant.scope, claimant.credential, &request.name);
     }
 
-    /// Notes that the upstream served this credential something of the URL's repository at `at`.
-    pub(super) fn granted_repository(&self, origin: &Origin, at: Time) {
-        let claimant = Claimant::of(origin);
-        self.grants.lock().grant_access(at, &claimant.scope, claimant.credential);
+    /// Notes that the upstream served this credential something of the URL's repository: just now,
+    /// if it is `fresh`, or at some time before.
+    pub(super) fn granted_repository(&self, origin: &Origin, fresh: bool) {
+        let Claimant { scope, credential } = Claimant::of(origin);
+        let mut grants = self.grants.lock();
+        match fresh {
+            true => grants.grant_access(Time::now(), &scope, credential),
+            false => grants.grant_access_before(Time::now(), &scope, credential),
+        }
     }
 
     /// Notes that the repository of this URL holds the blob.

@@ -13,12 +13,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::base::clock::Time;
-use crate::base::hash::sha256;
+use crate::base::hash::{ContentHasher, sha256};
+use crate::fetch::files::{Flight, Seat};
 use crate::fetch::job::{Conductor, Job, Start};
 use crate::fetch::open::DeltaFile;
-use crate::fetch::{BlobRequest, FetchError, Fetcher, Reader};
+use crate::fetch::reader::{Passing, Source};
+use crate::fetch::stream::{Place, Stream};
+use crate::fetch::{BlobRequest, FetchError, Fetcher, Loaded, Reader, judge};
 use crate::limits;
-use crate::proto::blob::BlobName;
+use crate::proto::blob::{BlobName, Digest};
 use crate::proto::geometry::Span;
 use crate::proto::http1::{ByteRange, Url};
 use crate::proto::ostree::delta::Superblock;
@@ -40,10 +43,10 @@ pub struct DeltaRequest {
 }
 
 /// The name of a delta, and its superblock if that is in hand.
-type Named = (BlobName, Option<Arc<[u8]>>);
+type Named = (BlobName, Option<Arc<Loaded>>);
 
-/// What is known of deltas by their URLs. Bounded by [`limits::DELTAS_LEARNT_MAX`] and
-/// [`limits::DELTAS_SERVED_MAX`].
+/// What is known of deltas by their URLs. Bounded by [`limits::DELTAS_LEARNT_MAX`],
+/// [`limits::DELTAS_SERVED_MAX`] and [`limits::DELTAS_PASSED_MAX`].
 #[derive(Default)]
 pub(super) struct Deltas {
     /// By the hash of a superblock's URL: its digest, as an index or a summary has it.
@@ -52,6 +55,15 @@ pub(super) struct Deltas {
     served: HashMap<String, (BlobName, Arc<Layout>)>,
     /// Those that could not be had, and when.
     failed: HashMap<BlobName, Time>,
+    /// The files of those that are not kept here.
+    passed: HashMap<BlobName, Arc<Passed>>,
+}
+
+/// The files of a delta that is passed on, past the disk.
+struct Passed {
+    layout: Arc<Layout>,
+    /// What the parts must hash to.
+    parts: Vec<Digest>,
 }
 
 impl Deltas {
@@ -86,7 +98,7 @@ impl Fetcher {
             listed.first().map(|(id, _)| format!("{repository}/{}/superblock", id.dir()));
         if let Some(Ok(url)) = superblock.map(|url| Url::parse(&url)) {
             let origin = Origin { url, headers: listing.headers.clone() };
-            self.granted_repository(&origin, if fresh { Time::now() } else { Time::ZERO });
+            self.granted_repository(&origin, fresh);
         }
     }
 
@@ -97,8 +109,6 @@ impl Fetcher {
     /// it is; [`FetchError::NoFile`].
     pub fn open_delta(self: &Arc<Self>, request: &DeltaRequest) -> Result<Reader, FetchError> {
         if request.index == 0 {
-            // A pull begins: it is tried in earnest.
-            self.deltas.lock().failed.clear();
             return self.open_superblock(request, request.range);
         }
         let url = request.superblock.url.to_string();
@@ -130,14 +140,11 @@ impl Fetcher {
         range: Option<ByteRange>,
     ) -> Result<Reader, FetchError> {
         let url = request.superblock.url.to_string();
-        let learnt = self.deltas.lock().learnt.get(&sha256(url.as_bytes())).copied();
-        let (mut name, mut superblock) = match learnt {
-            Some(digest) => {
-                self.held(&request.superblock, &BlobName::Delta(digest));
-                (BlobName::Delta(digest), None)
-            }
-            None => self.superblock_of(request, &url)?,
-        };
+        let (flight, (mut name, mut superblock)) = self.named(request, &url)?;
+        if request.index == 0 {
+            // A pull begins: it is tried in earnest.
+            self.deltas.lock().failed.remove(&name);
+        }
         loop {
             let renewed = superblock.is_some();
             let file = DeltaFile { index: 0, layout: None, superblock };
@@ -152,12 +159,38 @@ impl Fetcher {
                 Ok(reader) => {
                     if let Some(layout) = &reader.layout {
                         self.deltas.lock().serve(url, name, Arc::clone(layout));
+                        flight.land();
                     }
                     return Ok(reader);
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The name of the delta at `url`, as a list has it; without one the upstream is asked, once
+    /// for all who ask at the same time.
+    fn named(&self, request: &DeltaRequest, url: &str) -> Result<(Flight, Named), FetchError> {
+        let learnt = self.deltas.lock().learnt.get(&sha256(url.as_bytes())).copied();
+        if let Some(digest) = learnt {
+            let name = BlobName::Delta(digest);
+            self.held(&request.superblock, &name);
+            return Ok((Flight::alone(), (name, None)));
+        }
+        let flight = match self.flights.seat(url) {
+            Seat::Leader(flight) => flight,
+            Seat::Standing => Flight::alone(),
+            Seat::Follower(leg) => {
+                let landed = leg.wait(limits::FILE_FLIGHT_PATIENCE);
+                let served = self.deltas.lock().served.get(url).map(|(name, _)| *name);
+                if let Some(name) = served.filter(|_| landed) {
+                    return Ok((Flight::alone(), (name, None)));
+                }
+                Flight::alone()
+            }
+        };
+        let named = self.superblock_of(request, url)?;
+        Ok((flight, named))
     }
 
     /// The name of a delta of which nothing is known, by its superblock, which is then in hand. If
@@ -167,7 +200,7 @@ impl Fetcher {
             Ok(bytes) => {
                 let name = BlobName::Delta(Checksum(sha256(&bytes)));
                 self.held(&request.superblock, &name);
-                self.granted_repository(&request.superblock, Time::now());
+                self.granted_repository(&request.superblock, true);
                 Ok((name, Some(bytes)))
             }
             Err(FetchError::Upstream(error)) if !matches!(error, UpstreamError::Status(_)) => {
@@ -202,30 +235,117 @@ impl Fetcher {
         file: &DeltaFile,
         job: &Arc<Job>,
     ) -> Result<Reader, FetchError> {
+        if file.superblock.is_none() && self.is_to_be_passed(&request.name) {
+            return self.pass_delta(request, file);
+        }
+        if file.index > 0 && self.has_just_failed(&request.name) {
+            return Err(FetchError::Local("the delta could not be had a moment ago".into()));
+        }
+        let superblock = self.superblock_in_hand(request, file)?;
+        let layout = layout_of(&superblock).ok_or(FetchError::NoDelta)?;
+        let file = DeltaFile { superblock: Some(Arc::clone(&superblock)), ..file.clone() };
+        let Some(partial) = self.begin(&request.name, Some(layout.len())) else {
+            return self.pass_delta(request, &file);
+        };
+        if let Err(error) = partial.write(0, &[&superblock]) {
+            crate::log_limited!(warn, "blob {} is not kept: {error}", request.name);
+            self.store().discard(&partial);
+            return self.pass_delta(request, &file);
+        }
+        partial.feed().mark(Span { offset: 0, len: superblock.len() as u64 });
+        Conductor::start(self, job, &partial, Start::Delta(layout))
+            .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
+        self.reader(request, job, &partial)
+    }
+
+    /// The superblock of the delta that is asked for, from the upstream if need be.
+    fn superblock_in_hand(
+        &self,
+        request: &BlobRequest,
+        file: &DeltaFile,
+    ) -> Result<Arc<Loaded>, FetchError> {
         let superblock = match &file.superblock {
-            Some(bytes) => Arc::clone(bytes),
-            None if file.index > 0 && self.has_just_failed(&request.name) => {
-                return Err(FetchError::Local("the delta could not be had a moment ago".into()));
-            }
+            Some(superblock) => Arc::clone(superblock),
             None => self.fetch_superblock(&request.origin, Some(&request.name))?,
         };
         if BlobName::Delta(Checksum(sha256(&superblock))) != request.name {
             return Err(FetchError::Renewed(superblock));
         }
         self.granted(request);
-        let decoded = Superblock::decode(&superblock);
-        let layout = decoded.ok().and_then(|decoded| decoded.layout(superblock.len() as u64));
-        let layout = layout.ok_or(FetchError::NoDelta)?;
-        let Some(partial) = self.begin(&request.name, Some(layout.len())) else {
-            return self.pass(request);
-        };
-        let written = partial.write(0, &[&superblock]);
-        written.map_err(|error| FetchError::Local(error.to_string()))?;
-        partial.feed().mark(Span { offset: 0, len: superblock.len() as u64 });
-        Conductor::start(self, job, &partial, Start::Delta(layout))
-            .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
-        self.reader(request, job, &partial)
+        Ok(superblock)
     }
+}
+
+/// Deltas that cannot be kept here.
+impl Fetcher {
+    /// Whether the delta was passed on before, and there is still no room for it.
+    fn is_to_be_passed(&self, name: &BlobName) -> bool {
+        let Some(passed) = self.passed(name) else { return false };
+        match self.store().begin(name, Some(passed.layout.len())) {
+            Ok(partial) => {
+                self.store().discard(&partial);
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn passed(&self, name: &BlobName) -> Option<Arc<Passed>> {
+        self.deltas.lock().passed.get(name).cloned()
+    }
+
+    /// Passes one file of a delta on, past the disk. Its last bytes leave, as always, when it was
+    /// found right.
+    pub(super) fn pass_delta(
+        &self,
+        request: &BlobRequest,
+        file: &DeltaFile,
+    ) -> Result<Reader, FetchError> {
+        let known = self.passed(&request.name).filter(|_| file.index > 0);
+        let passed = match known {
+            Some(passed) => passed,
+            None => {
+                let superblock = self.superblock_in_hand(request, file)?;
+                let layout = layout_of(&superblock).ok_or(FetchError::NoDelta)?;
+                let parts = judge::parts(&superblock, &layout).ok_or(FetchError::NoDelta)?;
+                let passed = Arc::new(Passed { layout: Arc::new(layout), parts });
+                let mut deltas = self.deltas.lock();
+                if deltas.passed.len() >= limits::DELTAS_PASSED_MAX {
+                    deltas.passed.clear();
+                }
+                deltas.passed.insert(request.name, Arc::clone(&passed));
+                drop(deltas);
+                if file.index == 0 {
+                    let layout = Arc::clone(&passed.layout);
+                    let part = request.part(Some(&layout), None)?;
+                    let source = Source::Memory(superblock);
+                    return Ok(part.reader(request.name, source, Some(layout)));
+                }
+                passed
+            }
+        };
+        let layout = Arc::clone(&passed.layout);
+        let part = request.part(Some(&layout), None)?;
+        let digest = file.index.checked_sub(1).and_then(|number| passed.parts.get(number));
+        let digest = *digest.ok_or(FetchError::NoFile)?;
+        let place = Place { origin: request.origin.clone(), layout: Some(Arc::clone(&layout)) };
+        let stream = Stream::open(&self.upstream(), &place, part.at, part.end);
+        let stream = stream.map_err(FetchError::Upstream)?;
+        self.granted(request);
+        let is_whole = part.at == part.base && part.end == part.total.map(|len| part.base + len);
+        let passing = match is_whole {
+            true => {
+                Passing::checked(stream, part.at, ContentHasher::new(digest.algorithm()), digest)
+            }
+            false => Passing::new(stream, part.at),
+        };
+        Ok(part.reader(request.name, Source::Passing(Box::new(passing)), Some(layout)))
+    }
+}
+
+/// Where the files of a delta with this superblock lie; `None`: it is none that can be shared.
+fn layout_of(superblock: &[u8]) -> Option<Layout> {
+    Superblock::decode(superblock).ok()?.layout(superblock.len() as u64)
 }
 
 /// The URL of the repository of which `listing` is an index or a summary.

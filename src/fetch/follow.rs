@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::{Sha1, Sha1Hash};
-use crate::fetch::judge::{Judge, Progress};
+use crate::fetch::judge::{Files, Judge, Progress};
+use crate::fetch::room::Room;
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::Geometry;
@@ -31,8 +32,8 @@ pub enum Verdict {
 /// Follows `partial` to its end and judges it, and tells its feed how far the bytes are right. The
 /// files of a delta lie as `layout` says. With `hash_pieces`, makes the hashes of the pieces as
 /// well. A part of a delta that is wrong is taken back and `taken_back` told, so that it is fetched
-/// again; without it, the whole is wrong. `None`: the feed failed first, and somebody else has said
-/// why.
+/// again; without it, the whole is wrong. Superblocks are judged where there is `room` for them.
+/// `None`: the feed failed first, and somebody else has said why.
 #[must_use]
 pub fn follow(
     name: &BlobName,
@@ -40,8 +41,12 @@ pub fn follow(
     layout: Option<&Layout>,
     hash_pieces: bool,
     taken_back: Option<&dyn Fn()>,
+    room: &Arc<Room>,
 ) -> Option<Verdict> {
-    match judge(Judge::new(name, layout), partial, hash_pieces, taken_back) {
+    let len = layout.and_then(|layout| layout.lens().next()).unwrap_or(0);
+    let superblock = || room.load(len, |buf| partial.read_at(buf, 0));
+    let files = layout.map(|layout| Files { layout, superblock: &superblock });
+    match judge(Judge::new(name, files), partial, hash_pieces, taken_back) {
         Ok(verdict) => verdict,
         Err(error) => Some(Verdict::Unreadable(error)),
     }
@@ -73,7 +78,7 @@ fn judge(
                 pieces.update(part);
             }
             at += part.len() as u64;
-            match judge.update(part) {
+            match judge.update(part)? {
                 Progress::Same => {}
                 Progress::Proven(proven) => partial.feed().prove(proven),
                 Progress::Wrong(file) => {

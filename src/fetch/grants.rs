@@ -73,6 +73,8 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Grants {
     access: Aging<(Scope, Credential)>,
+    /// What was granted in an earlier run, nobody knows when.
+    access_before: Aging<(Scope, Credential)>,
     holdings: Aging<(Scope, BlobName)>,
 }
 
@@ -85,10 +87,13 @@ impl Grants {
 
     /// Remembers that the upstream served something of `scope` to `credential`.
     pub fn grant_access(&mut self, now: Time, scope: &Scope, credential: Credential) {
-        let known = self.access.times.get(&(scope.clone(), credential));
-        if known.is_none_or(|known| *known < now) {
-            self.access.put((scope.clone(), credential), now);
-        }
+        self.access.put((scope.clone(), credential), now);
+    }
+
+    /// Remembers that the upstream once served something of `scope` to `credential`, as what is
+    /// kept here tells.
+    pub fn grant_access_before(&mut self, now: Time, scope: &Scope, credential: Credential) {
+        self.access_before.put((scope.clone(), credential), now);
     }
 
     /// Remembers that `scope` holds `name`.
@@ -98,7 +103,9 @@ impl Grants {
 
     /// Forgets that `credential` may read `scope`: the upstream has just said no.
     pub fn revoke(&mut self, scope: &Scope, credential: Credential) {
-        self.access.times.remove(&(scope.clone(), credential));
+        let key = (scope.clone(), credential);
+        self.access.times.remove(&key);
+        self.access_before.times.remove(&key);
     }
 
     /// Whether `credential` may have `name` from `scope`.
@@ -122,9 +129,12 @@ impl Grants {
         // What anybody may read needs no credential.
         let own = self.access.times.get(&(scope.clone(), credential));
         let public = self.access.times.get(&(scope.clone(), Credential(None)));
+        let before =
+            |credential| self.access_before.times.contains_key(&(scope.clone(), credential));
         match own.max(public) {
             Some(&at) if now.since(at) < limits::GRANT => Standing::Granted,
             Some(_) => Standing::GrantedBefore,
+            None if before(credential) || before(Credential(None)) => Standing::GrantedBefore,
             None => Standing::Unknown,
         }
     }
@@ -182,6 +192,17 @@ mod tests {
         assert_eq!(grants.standing(at(300), &scope("a"), me, &name('1')), Standing::GrantedBefore);
         grants.revoke(&scope("a"), me);
         assert_eq!(grants.standing(at(301), &scope("a"), me, &name('1')), Standing::Unknown);
+    }
+
+    #[test]
+    fn what_an_earlier_run_was_granted_is_no_yes_however_young_the_process() {
+        let mut grants = Grants::default();
+        let (me, you) = (Credential::of(Some(b"Bearer me")), Credential::of(Some(b"you")));
+        grants.grant_access_before(at(0), &scope("a"), me);
+        assert_eq!(grants.access(at(0), &scope("a"), me), Standing::GrantedBefore);
+        assert_eq!(grants.access(at(0), &scope("a"), you), Standing::Unknown);
+        grants.revoke(&scope("a"), me);
+        assert_eq!(grants.access(at(0), &scope("a"), me), Standing::Unknown);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod lanes;
 mod open;
 mod reader;
 mod republish;
+mod room;
 mod roots;
 mod stream;
 mod superblock;
@@ -39,6 +40,7 @@ pub use self::delta::DeltaRequest;
 pub use self::files::{FileKind, FileOutcome, FileReader, FileRequest, Listing};
 pub use self::open::{BlobRequest, DeltaFile, FetchError};
 pub use self::reader::{Chunk, ReadError, Reader};
+pub use self::room::Loaded;
 
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
@@ -57,6 +59,7 @@ use self::delta::Deltas;
 use self::files::{Flights, Outages};
 use self::grants::Grants;
 use self::job::Job;
+use self::room::Room;
 
 /// What the fetcher works with.
 pub struct Parts {
@@ -77,6 +80,10 @@ pub struct Fetcher {
     jobs: Ranked<HashMap<BlobName, Arc<Job>>>,
     grants: Ranked<Grants>,
     deltas: Ranked<Deltas>,
+    /// For superblocks that come, and for those that are read back to be judged. Who waits for the
+    /// second may keep others from leaving the first.
+    loading: Arc<Room>,
+    judging: Arc<Room>,
     flights: Flights,
     outages: Outages,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
@@ -131,6 +138,8 @@ impl Fetcher {
             jobs: Ranked::new(Rank::Jobs, HashMap::new()),
             grants: Ranked::new(Rank::Grants, Grants::default()),
             deltas: Ranked::new(Rank::Leaf, Deltas::default()),
+            loading: Room::new(limits::SUPERBLOCKS_BYTES_MAX),
+            judging: Room::new(limits::SUPERBLOCK_LEN_MAX),
             flights: Flights::new(),
             outages: Outages::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),

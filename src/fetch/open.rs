@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::base::blame::Blame;
 use crate::base::clock::Time;
 use crate::base::figures;
+use crate::base::hash::ContentHasher;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
-use crate::fetch::stream::{Place, Stream};
-use crate::fetch::{Fetcher, Reader, plan};
+use crate::fetch::stream::Stream;
+use crate::fetch::{Fetcher, Loaded, Reader, plan};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{ByteRange, RangeAnswer};
@@ -41,7 +42,7 @@ pub struct DeltaFile {
     /// Where the files lie, if that is known.
     pub layout: Option<Arc<Layout>>,
     /// The superblock, if it is in hand.
-    pub superblock: Option<Arc<[u8]>>,
+    pub superblock: Option<Arc<Loaded>>,
 }
 
 /// Why a request gets no reader.
@@ -54,7 +55,7 @@ pub enum FetchError {
     /// This host cannot serve it now.
     Local(String),
     /// The upstream has another superblock than the name is of; this one.
-    Renewed(Arc<[u8]>),
+    Renewed(Arc<Loaded>),
     /// What the upstream has is no static delta that can be shared: to be passed on as it is.
     NoDelta,
     /// The delta has no such file.
@@ -236,6 +237,8 @@ impl Fetcher {
             upstream: self.upstream(),
             told: at,
             early: None,
+            held: limits::PART_HELD,
+            room: Arc::clone(&self.judging),
         };
         job.readers_moved();
         Ok(part.reader(request.name, Source::Arriving(arriving), layout))
@@ -332,19 +335,18 @@ impl Fetcher {
     }
 
     /// Passes one answer of the upstream through, past the disk.
-    pub(super) fn pass(&self, request: &BlobRequest) -> Result<Reader, FetchError> {
-        let upstream = self.upstream();
-        let origin = match &request.file {
-            Some(file) => Place::file(&request.origin, file.index),
-            None => request.origin.clone(),
-        };
+    fn pass(&self, request: &BlobRequest) -> Result<Reader, FetchError> {
+        if let Some(file) = &request.file {
+            return self.pass_delta(request, file);
+        }
+        let (upstream, origin) = (self.upstream(), &request.origin);
         let (first, end) = match request.range {
             None => (0, None),
             Some(ByteRange::From { first, last }) => {
                 (first, last.map(|last| last.saturating_add(1)))
             }
             Some(ByteRange::Suffix(len)) => {
-                let head = upstream.head(&origin).map_err(FetchError::Upstream)?;
+                let head = upstream.head(origin).map_err(FetchError::Upstream)?;
                 let total = head.headers.text("content-length").and_then(|text| text.parse().ok());
                 match total.map(|total: u64| cut(Some(ByteRange::Suffix(len)), total)) {
                     Some(cut) => cut.map(|(at, end)| (at, Some(end)))?,
@@ -352,7 +354,7 @@ impl Fetcher {
                 }
             }
         };
-        let body = upstream.blob(&origin, first, end).map_err(FetchError::Upstream)?;
+        let body = upstream.blob(origin, first, end).map_err(FetchError::Upstream)?;
         self.granted(request);
         passing(request, body)
     }
@@ -378,35 +380,45 @@ fn passing(request: &BlobRequest, body: Body) -> Result<Reader, FetchError> {
         None => (0, None),
         Some(len) => cut(request.range, len).map(|(at, end)| (at, Some(end)))?,
     };
-    // The name of a delta is that of its superblock, which is checked by whoever asked for it.
-    let is_named = request.file.is_none();
-    let whole = is_named && at == 0 && body.offset == 0 && (end.is_none() || end == total);
+    let whole = at == 0 && body.offset == 0 && (end.is_none() || end == total);
     let stream = Stream::of_body(body);
-    let passing =
-        if whole { Passing::checked(stream, &request.name) } else { Passing::new(stream, at) };
+    let digest = request.name.digest();
+    let passing = match whole {
+        true => Passing::checked(stream, 0, ContentHasher::new(digest.algorithm()), digest),
+        false => Passing::new(stream, at),
+    };
     let source = Source::Passing(Box::new(passing));
     Ok(Part { base: 0, total, at, end }.reader(request.name, source, None))
 }
 
 /// What of a blob an answer is made of.
-struct Part {
-    base: u64,
-    total: Option<u64>,
-    at: u64,
-    end: Option<u64>,
+pub(super) struct Part {
+    pub(super) base: u64,
+    pub(super) total: Option<u64>,
+    pub(super) at: u64,
+    pub(super) end: Option<u64>,
 }
 
 impl Part {
-    fn reader(self, name: BlobName, source: Source, layout: Option<Arc<Layout>>) -> Reader {
+    pub(super) fn reader(
+        self,
+        name: BlobName,
+        source: Source,
+        layout: Option<Arc<Layout>>,
+    ) -> Reader {
         let Part { base, total, at, end } = self;
-        Reader { name, source, base, total, at, end, layout }
+        Reader { name, source, base, total, from: at, at, end, layout }
     }
 }
 
 impl BlobRequest {
     /// What is to be answered from a blob of `len` bytes whose files, if it is a delta, lie as
     /// `layout` says.
-    fn part(&self, layout: Option<&Layout>, len: Option<u64>) -> Result<Part, FetchError> {
+    pub(super) fn part(
+        &self,
+        layout: Option<&Layout>,
+        len: Option<u64>,
+    ) -> Result<Part, FetchError> {
         let (base, total) = match (&self.file, layout) {
             (Some(file), Some(layout)) => {
                 let span = layout.span(file.index).ok_or(FetchError::NoFile)?;

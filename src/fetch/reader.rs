@@ -6,17 +6,20 @@
 use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
 use crate::fetch::job::Job;
+use crate::fetch::judge;
+use crate::fetch::room::{Loaded, Room};
 use crate::fetch::stream::Stream;
 use crate::limits;
-use crate::proto::blob::BlobName;
+use crate::proto::blob::{BlobName, Digest};
 use crate::proto::geometry::Span;
 use crate::proto::ostree::layout::Layout;
-use crate::store::{Blob, Partial, ReaderTicket, Wait};
+use crate::store::{Blob, Partial, ReaderTicket, StoreError, Wait};
 use crate::upstream::{Answer, Upstream, UpstreamError};
 
 /// The bytes of one answer, in order.
@@ -28,7 +31,8 @@ pub struct Reader {
     pub(super) base: u64,
     /// Length of that file, if it is known.
     pub(super) total: Option<u64>,
-    /// The next byte of the blob to hand out.
+    /// The first byte of the blob that is handed out, and the next.
+    pub(super) from: u64,
     pub(super) at: u64,
     /// The byte after the last to hand out; `None`: to the end, wherever that is.
     pub(super) end: Option<u64>,
@@ -57,6 +61,8 @@ pub(super) enum Source {
     Arriving(Arriving),
     /// From upstream to the client, past the disk.
     Passing(Box<Passing>),
+    /// The superblock of a delta, which cannot be kept on disk.
+    Memory(Arc<Loaded>),
 }
 
 /// The next bytes.
@@ -136,7 +142,7 @@ impl Reader {
         match &self.source {
             Source::Stored(_) => "store",
             Source::Arriving(arriving) if arriving.job.is_in_swarm() => "swarm",
-            Source::Arriving(_) | Source::Passing(_) => "upstream",
+            Source::Arriving(_) | Source::Passing(_) | Source::Memory(_) => "upstream",
         }
     }
 
@@ -167,9 +173,19 @@ impl Reader {
                 Ok(Chunk::File { file: arriving.partial.file(), offset, len })
             }
             Source::Passing(passing) => {
-                let bytes = passing.next(&self.name, wanted)?;
+                let bytes = passing.next(wanted)?;
                 self.at += bytes.len() as u64;
+                if self.end.is_some_and(|end| self.at > end) {
+                    return Err(ReadError::Upstream(UpstreamError::WrongLength));
+                }
                 Ok(if bytes.is_empty() { Chunk::End } else { Chunk::Bytes(bytes) })
+            }
+            Source::Memory(loaded) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| loaded.get(at..));
+                let rest = rest.unwrap_or_default();
+                let len = usize::try_from(wanted).unwrap_or(rest.len()).min(rest.len());
+                self.at += len as u64;
+                Ok(Chunk::Bytes(&rest[..len]))
             }
         }
     }
@@ -203,10 +219,8 @@ impl Reader {
                 return Ok(releasable);
             }
             // Our own disk has failed the job: that is no reason to fail a reader.
-            let place = arriving.job.place();
-            let stream = Stream::open(&arriving.upstream, &place, self.at, self.end);
-            let stream = stream.map_err(ReadError::Upstream)?;
-            self.source = Source::Passing(Box::new(Passing::new(stream, self.at)));
+            let passing = arriving.go_round(&self.name, self.from, self.at, self.end)?;
+            self.source = Source::Passing(Box::new(passing));
         }
         Ok(self.stop().unwrap_or(u64::MAX))
     }
@@ -228,6 +242,10 @@ pub(super) struct Arriving {
     pub(super) told: u64,
     /// Of a file of a delta: what of it has left, while it is not yet known to be right.
     pub(super) early: Option<Early>,
+    /// How long such a file is held back: [`limits::PART_HELD`].
+    pub(super) held: Duration,
+    /// For superblocks that are read back.
+    pub(super) room: Arc<Room>,
 }
 
 /// A part of a delta that is sent before it is known to be right.
@@ -277,7 +295,7 @@ impl Arriving {
         let feed = self.partial.feed();
         let last = end.unwrap_or(file.end()).min(file.end());
         if self.early.is_none() {
-            match feed.wait_proven(file.end(), Time::now() + limits::PART_HELD) {
+            match feed.wait_proven(file.end(), Time::now() + self.held) {
                 Wait::Ready { .. } | Wait::Whole => return Ok(Some(last)),
                 Wait::TimedOut => {
                     self.early = Some(Early { from: at, retractions: feed.retractions() });
@@ -328,6 +346,53 @@ impl Arriving {
         }
     }
 
+    /// What has not left yet, past our own disk. The answer that began at `from` is checked as it
+    /// would have been.
+    fn go_round(
+        &self,
+        name: &BlobName,
+        from: u64,
+        at: u64,
+        end: Option<u64>,
+    ) -> Result<Passing, ReadError> {
+        let stream = Stream::open(&self.upstream, &self.job.place(), at, end);
+        let stream = stream.map_err(ReadError::Upstream)?;
+        let file = self.file(at);
+        let first = file.map_or(0, |file| file.offset);
+        let last = file.map(|file| file.end()).or(self.partial.len());
+        if from != first || end.is_some() && end != last {
+            return Ok(Passing::new(stream, at));
+        }
+        let unreadable = |error: StoreError| ReadError::Failed(error.to_string().into());
+        let digest = self.digest(name, at).map_err(unreadable)?.ok_or(ReadError::WrongDigest)?;
+        let mut hasher = ContentHasher::new(digest.algorithm());
+        // What has left is still there.
+        let mut buf = vec![0; limits::COPY_LEN];
+        let mut hashed = from;
+        while hashed < at {
+            let len = usize::try_from(at - hashed).unwrap_or(usize::MAX).min(buf.len());
+            self.partial.read_at(&mut buf[..len], hashed).map_err(unreadable)?;
+            hasher.update(&buf[..len]);
+            hashed += len as u64;
+        }
+        Ok(Passing::checked(stream, at, hasher, digest))
+    }
+
+    /// What the file in which `at` lies must hash to; `None`: the superblock has no such file.
+    fn digest(&self, name: &BlobName, at: u64) -> Result<Option<Digest>, StoreError> {
+        let part = self.job.layout().and_then(|layout| {
+            let index = layout.file_at(at).filter(|index| *index > 0)?;
+            Some((layout, index - 1))
+        });
+        let Some((layout, number)) = part else { return Ok(Some(name.digest())) };
+        let len = layout.lens().next().unwrap_or(0);
+        if len > limits::SUPERBLOCK_LEN_MAX {
+            return Ok(None);
+        }
+        let superblock = self.room.load(len, |buf| self.partial.read_at(buf, 0))?;
+        Ok(judge::parts(&superblock, layout).and_then(|parts| parts.get(number).copied()))
+    }
+
     /// The file of a delta in which `at` lies.
     fn file(&self, at: u64) -> Option<Span> {
         let layout = self.job.layout()?;
@@ -361,7 +426,7 @@ pub(super) struct Passing {
     body: Stream,
     /// Bytes of the body before the first wanted one: the upstream ignored the Range.
     skip: u64,
-    hasher: Option<ContentHasher>,
+    check: Option<(ContentHasher, Digest)>,
     /// The part in hand, and the part that waits for the verdict.
     current: Vec<u8>,
     held: Vec<u8>,
@@ -372,24 +437,24 @@ impl Passing {
     /// Passes `body` through from byte `at` on, unhashed.
     pub(super) fn new(body: Stream, at: u64) -> Passing {
         let skip = at.saturating_sub(body.offset);
-        Passing { body, skip, hasher: None, current: Vec::new(), held: Vec::new(), ended: false }
+        Passing { body, skip, check: None, current: Vec::new(), held: Vec::new(), ended: false }
     }
 
-    /// Passes the whole of `body` through and checks it against the name.
-    pub(super) fn checked(body: Stream, name: &BlobName) -> Passing {
-        let hasher = Some(ContentHasher::new(name.digest().algorithm()));
-        Passing { hasher, ..Passing::new(body, 0) }
+    /// Passes `body` through from byte `at` on to its end; with what `hasher` has seen already, it
+    /// is to have `digest`.
+    pub(super) fn checked(body: Stream, at: u64, hasher: ContentHasher, digest: Digest) -> Passing {
+        Passing { check: Some((hasher, digest)), ..Passing::new(body, at) }
     }
 
-    fn next(&mut self, name: &BlobName, len_max: u64) -> Result<&[u8], ReadError> {
-        if self.hasher.is_none() {
+    fn next(&mut self, len_max: u64) -> Result<&[u8], ReadError> {
+        if self.check.is_none() {
             self.current = self.read(len_max)?;
             return Ok(&self.current);
         }
         // One part behind: a part leaves when the next has come, the last when the digest is right.
         while !self.ended {
             let part = self.read(limits::COPY_LEN as u64)?;
-            if let Some(hasher) = &mut self.hasher {
+            if let Some((hasher, _)) = &mut self.check {
                 hasher.update(&part);
             }
             self.ended = part.is_empty();
@@ -398,8 +463,8 @@ impl Passing {
                 return Ok(&self.current);
             }
         }
-        let hasher = self.hasher.take();
-        if hasher.is_none_or(|hasher| hasher.finish() != name.digest().value()) {
+        let check = self.check.take();
+        if check.is_none_or(|(hasher, digest)| hasher.finish() != digest.value()) {
             figures::MISMATCHES_UPSTREAM.add(1);
             return Err(ReadError::WrongDigest);
         }

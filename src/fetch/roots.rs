@@ -18,7 +18,7 @@ use crate::base::hash::sha256;
 use crate::base::thread::{self, Role};
 use crate::fetch::Fetcher;
 use crate::fetch::follow::Pieces;
-use crate::fetch::judge::{Judge, Progress};
+use crate::fetch::judge::{Files, Judge, Progress};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::Url;
@@ -140,7 +140,11 @@ impl Roots {
         name: &BlobName,
         layout: &Layout,
     ) -> Result<Option<Metainfo>, Refused> {
-        let mut judge = Judge::new(name, Some(layout));
+        let superblock = || {
+            let len = layout.lens().next().unwrap_or(0);
+            self.fetcher.judging.load(len, |buf| files.read_at(buf, 0))
+        };
+        let mut judge = Judge::new(name, Some(Files { layout, superblock: &superblock }));
         let pieces = Pieces::new(layout.len());
         let mut pieces = pieces.ok_or_else(|| Refused::because(files, &"it is too long"))?;
         let mut buf = vec![0; limits::COPY_LEN];
@@ -153,7 +157,7 @@ impl Roots {
             let part = &mut buf[..len];
             files.read_at(part, at).map_err(Refused::of)?;
             pieces.update(part);
-            if let Progress::Wrong(_) = judge.update(part) {
+            if let Progress::Wrong(_) = judge.update(part).map_err(Refused::of)? {
                 return Err(Refused::because(files, &"a part has not its checksum"));
             }
             at += len as u64;

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::limits;
 use crate::proto::ostree::layout::{Layout, file_name};
 use crate::upstream::{Body, Origin, Upstream, UpstreamError};
 
@@ -132,35 +131,5 @@ impl Files {
         self.at = span.offset + body.offset;
         self.left = until.unwrap_or(span.len) - body.offset;
         Ok(body)
-    }
-}
-
-/// Reads a response to its end into memory; `counted` is told of each part's length and says
-/// whether somebody still waits.
-///
-/// # Errors
-/// As [`Body::read`]. `None`: it is longer than `len_max` bytes.
-pub(super) fn read_whole(
-    mut body: Body,
-    len_max: u64,
-    mut counted: impl FnMut(usize) -> bool,
-) -> Result<Option<Vec<u8>>, UpstreamError> {
-    if body.total.is_some_and(|total| total > len_max) {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(body.total.unwrap_or(0)).unwrap_or(0));
-    let mut buf = vec![0; limits::COPY_LEN];
-    loop {
-        let len = body.read(&mut buf)?;
-        if len == 0 {
-            return Ok(Some(bytes));
-        }
-        if !counted(len) {
-            return Err(UpstreamError::TimedOut);
-        }
-        if (bytes.len() + len) as u64 > len_max {
-            return Ok(None);
-        }
-        bytes.extend_from_slice(buf.get(..len).unwrap_or_default());
     }
 }

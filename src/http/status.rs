@@ -37,6 +37,12 @@ pub fn render(status: &Status) -> String {
             "file_bytes": status.usage.file_bytes,
             "partial_bytes": status.usage.partial_bytes,
         },
+        "deltas": {
+            "done": figures::DELTAS_DONE.value(),
+            "failed": figures::DELTAS_FAILED.value(),
+            "upstream_bytes": figures::DELTA_BYTES_FROM_UPSTREAM.value(),
+            "peer_bytes": figures::DELTA_BYTES_FROM_PEERS.value(),
+        },
         "jobs": figures::JOBS.value(),
         "peer_port": status.peer_port,
         "seeds": status.engine.seeds,

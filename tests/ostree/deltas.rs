@@ -21,10 +21,10 @@ use crate::support::{temp_dir, wait_for};
 use crate::{MIB, World, proxy};
 
 const PUBLISHED: &str = "torrent_cache_catalog_requests_total{outcome=\"published\"}";
-const MISMATCHES: &str = "torrent_cache_digest_mismatches_total{source=\"upstream\"}";
+pub const MISMATCHES: &str = "torrent_cache_digest_mismatches_total{source=\"upstream\"}";
 
 /// A commit with a delta of several parts from nothing: its checksum and its files.
-fn with_delta(repository: &Repository, seed: u64) -> (String, Tree) {
+pub fn with_delta(repository: &Repository, seed: u64) -> (String, Tree) {
     let files = tree(seed, 30, &[2 * MIB, MIB, 700_000]);
     let commit = repository.commit("main", &files);
     repository.delta("main", &["--empty", "--max-chunk-size=1"]);
@@ -33,14 +33,14 @@ fn with_delta(repository: &Repository, seed: u64) -> (String, Tree) {
     (commit, files)
 }
 
-fn pull(url: &str, client: &Program, commit: &str, files: &Tree) {
+pub fn pull(url: &str, client: &Program, commit: &str, files: &Tree) {
     let host = Host::new(url, proxy(client));
     host.pull(&["--require-static-deltas", "main"]);
     host.assert_has("main", commit, files);
 }
 
 /// How often the file was asked for.
-fn asked(upstream: &FaultProxy, file: &str) -> usize {
+pub fn asked(upstream: &FaultProxy, file: &str) -> usize {
     let requests = upstream.requests();
     requests.iter().filter(|one| one.method == "GET" && one.path.ends_with(file)).count()
 }
@@ -53,7 +53,7 @@ fn stored(client: &Program) -> PathBuf {
 }
 
 /// The name of the repository's one delta.
-fn name_of(repository: &Repository) -> (BlobName, u64) {
+pub fn name_of(repository: &Repository) -> (BlobName, u64) {
     let superblocks = repository.superblocks();
     let [path] = superblocks.as_slice() else { panic!("one delta: {superblocks:?}") };
     let bytes = fs::read(repository.path().join(path)).expect("it is there");
@@ -213,7 +213,7 @@ fn seed(
 }
 
 /// Puts `value` into the catalog.
-fn put(tracker: &Program, name: &BlobName, value: &[u8]) {
+pub fn put(tracker: &Program, name: &BlobName, value: &[u8]) {
     let dir = temp_dir();
     let input = dir.path().join("value");
     fs::write(&input, value).expect("disk has room");
@@ -282,7 +282,7 @@ fn a_superblock_that_no_list_names_is_asked_for_each_time() {
 }
 
 /// What curl gets of `url` through the client: the status and the body.
-fn through(client: &Program, url: &str, arguments: &[&str]) -> (u16, Vec<u8>) {
+pub fn through(client: &Program, url: &str, arguments: &[&str]) -> (u16, Vec<u8>) {
     let dir = temp_dir();
     let body = dir.path().join("body");
     let mut command = Command::new("curl");

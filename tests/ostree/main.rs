@@ -7,6 +7,8 @@ mod support;
 mod deltas;
 mod files;
 mod flatpak;
+mod foreign;
+mod hardship;
 mod mirror;
 mod offline;
 mod pulls;

@@ -35,12 +35,23 @@ fn a_delta_leaves_the_site_once_for_three_hosts() {
             let came = client.metric(FROM_PEERS) - before;
             assert_eq!(came > 0, number > 1, "{came} bytes from peers: {}", client.log());
             world.wait_until_shared(client, round, round * number);
+            let done = "torrent_cache_deltas_total{outcome=\"done\"}";
+            wait_for("the count", || (client.metric(done) == round).then_some(()));
         }
         let parts = world.repository.parts();
         assert!(parts.len() >= 4, "{parts:?}");
         for part in parts.iter().chain(&world.repository.superblocks()) {
             assert_eq!(world.site.bodies(|path| path.ends_with(part)), 1, "{part}");
         }
+    }
+    let len = i64::try_from(world.repository.bytes("deltas")).expect("a length");
+    for (client, from_peers) in clients.iter().zip([0, len, len]) {
+        let status = client.status();
+        let bytes = |source: &str| status["deltas"][source].as_i64();
+        assert_eq!(bytes("peer_bytes"), Some(from_peers), "{status:#}");
+        assert_eq!(bytes("upstream_bytes"), Some(len - from_peers), "{status:#}");
+        let from_peers_too = client.metric("torrent_cache_delta_bytes_total{source=\"peer\"}");
+        assert_eq!(from_peers_too, from_peers);
     }
 }
 

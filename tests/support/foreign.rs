@@ -22,11 +22,17 @@ pub enum Kind {
 /// Downloads the file `name` of a `.torrent` from whom the tracker knows; the bytes, and what the
 /// program said.
 pub fn download(kind: Kind, name: &str, torrent: &[u8], tracker: &str) -> (Vec<u8>, String) {
+    let (dir, output) = download_files(kind, torrent, tracker);
+    (fs::read(dir.path().join(name)).expect("it was downloaded"), output)
+}
+
+/// As [`download`], of all files; the folder with them.
+pub fn download_files(kind: Kind, torrent: &[u8], tracker: &str) -> (TempDir, String) {
     let dir = temp_dir();
     let (command, package) = peer(kind, Act::Download, dir.path(), torrent, tracker);
     let finished = Process::run(package, command, package);
     assert!(finished.status.success(), "{package}: {}", finished.output);
-    (fs::read(dir.path().join(name)).expect("it was downloaded"), finished.output)
+    (dir, finished.output)
 }
 
 /// A peer that has `bytes` as the file `name` and seeds them until it is dropped.
@@ -38,8 +44,22 @@ pub struct Seeder {
 
 impl Seeder {
     pub fn start(kind: Kind, name: &str, bytes: &[u8], torrent: &[u8], tracker: &str) -> Seeder {
+        Seeder::start_files(kind, &[(name.to_owned(), bytes)], torrent, tracker)
+    }
+
+    /// One that has several files, at these paths.
+    pub fn start_files(
+        kind: Kind,
+        files: &[(String, &[u8])],
+        torrent: &[u8],
+        tracker: &str,
+    ) -> Seeder {
         let dir = temp_dir();
-        fs::write(dir.path().join(name), bytes).expect("disk has room");
+        for (path, bytes) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().expect("below it")).expect("the folder can be made");
+            fs::write(path, bytes).expect("disk has room");
+        }
         let (command, package) = peer(kind, Act::Seed, dir.path(), torrent, tracker);
         Seeder { _process: Process::spawn(package, command, package), _dir: dir }
     }

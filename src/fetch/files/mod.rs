@@ -30,9 +30,7 @@ use crate::store::{FileMeta, StoredFile};
 use crate::upstream::{Body, FileAnswer, Origin, UpstreamError};
 
 use self::arriving::Arriving;
-use self::flight::{Flight, Seat};
-
-pub(super) use self::flight::Flights;
+pub(super) use self::flight::{Flight, Flights, Seat};
 pub(super) use self::outage::Outages;
 
 /// What is known of a file by its path.
