@@ -13,19 +13,19 @@ const NO_TRACKER: &str = "http://127.0.0.1:1/announce";
 /// Far more than the budgets of one image add up to, far less than any retry without bound.
 const PULL: Duration = Duration::from_secs(20);
 
-fn pull_in_time(site: &Site, client: &Program) {
+pub fn pull_in_time(site: &Site, client: &Program) {
     let start = Instant::now();
     site.pull_through(client);
     assert!(start.elapsed() < PULL, "{:?}", start.elapsed());
 }
 
-fn wait_until_published(site: &Site, etcd_port: &str) {
+pub fn wait_until_published(site: &Site, etcd_port: &str) {
     let count = site.image.blobs().count();
     wait_for("publication", || (catalogued(etcd_port).len() == count).then_some(()));
 }
 
 /// Waits until the tracker knows one peer of each blob.
-fn wait_until_announced(site: &Site, tracker: &Program) {
+pub fn wait_until_announced(site: &Site, tracker: &Program) {
     let count = i64::try_from(site.image.blobs().count()).expect("a few");
     wait_for("announces", || {
         (tracker.metric("torrent_cache_tracker_swarms") >= count).then_some(())

@@ -110,13 +110,8 @@ impl Targets {
     }
 }
 
-/// A line of `/proc/PID/status` that is a number (`proc(5)`): threads, or memory in KiB.
 fn proc_status(program: &mut Program, name: &str) -> usize {
-    let path = format!("/proc/{}/status", program.process().pid());
-    let text = std::fs::read_to_string(path).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("the kernel counts it")
+    program.process().proc_status(name)
 }
 
 fn threads(program: &mut Program) -> usize {

@@ -1,7 +1,7 @@
 //! A proxy in front of an HTTP server that counts what passes and fails on purpose.
 //!
-//! It passes `GET` and `HEAD` on, one request per connection, byte for byte but for the
-//! `Connection` header; faults apply to requests whose path they name.
+//! It passes requests on, with bodies of a given length, one per connection, byte for byte but for
+//! the `Connection` header; faults apply to requests whose path they name.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -29,6 +29,12 @@ pub enum Fault {
     IgnoreRange,
     /// The byte at this offset is another one.
     Flip { at: u64 },
+    /// The server never sees the request, and nothing comes.
+    Silent,
+    /// The body comes a byte at a time, with so long between them.
+    Drip { every: Duration },
+    /// Instead of the server's answer, 200 and so many bytes.
+    Long { len: usize },
 }
 
 /// A request that arrived.
@@ -158,10 +164,13 @@ impl Shared {
     }
 
     fn wait_for_stop(&self) {
-        let mut state = self.lock();
-        while !state.stop {
-            state = self.stopped.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        while !self.stops_within(PATIENCE) {}
+    }
+
+    /// Waits so long, or until it stops: then true.
+    fn stops_within(&self, wait: Duration) -> bool {
+        let waited = self.stopped.wait_timeout_while(self.lock(), wait, |state| !state.stop);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stop
     }
 }
 
@@ -189,19 +198,39 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_nodelay(true)?;
-    let Some((head, _)) = read_head(client)? else { return Ok(()) };
+    let Some((head, mut sent)) = read_head(client)? else { return Ok(()) };
     let Some(request) = parse(&head) else { return Ok(()) };
+    let missing = request_len(&head).saturating_sub(sent.len() as u64);
+    client.take(missing).read_to_end(&mut sent)?;
     let (number, fault) = shared.enter(request);
-    if let Some(Fault::Status(status)) = fault {
-        return client.write_all(failure(status).as_bytes());
+    match fault {
+        Some(Fault::Status(status)) => return client.write_all(failure(status).as_bytes()),
+        Some(Fault::Silent) => return Ok(shared.wait_for_stop()),
+        Some(Fault::Long { len }) => {
+            client.write_all(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n").as_bytes(),
+            )?;
+            return client.write_all(&vec![b' '; len]);
+        }
+        _ => {}
     }
     let mut upstream = TcpStream::connect_timeout(&shared.upstream, Duration::from_secs(5))?;
     upstream.set_read_timeout(Some(PATIENCE))?;
     let drops_range = fault == Some(Fault::IgnoreRange);
     upstream.write_all(forwarded(&head, drops_range).as_bytes())?;
+    upstream.write_all(&sent)?;
     let Some((head, rest)) = read_head(&upstream)? else { return Ok(()) };
     client.write_all(head.as_bytes())?;
     let body = io::Cursor::new(rest).chain(upstream);
+    if let Some(Fault::Drip { every }) = fault {
+        for byte in body.bytes() {
+            client.write_all(&[byte?])?;
+            if shared.stops_within(every) {
+                break;
+            }
+        }
+        return client.shutdown(Shutdown::Both);
+    }
     pass(body, client, fault, |len| shared.lock().requests[number].bytes += len)?;
     match fault {
         Some(Fault::Stall { .. }) => shared.wait_for_stop(),
@@ -267,11 +296,19 @@ fn parse(head: &str) -> Option<Request> {
     let mut first = head.lines().next()?.split(' ');
     let method = first.next()?.to_owned();
     let path = first.next()?.to_owned();
-    let range = head.lines().find_map(|line| {
+    Some(Request { method, path, range: field(head, "range").map(str::to_owned), bytes: 0 })
+}
+
+/// The length of the body that comes with the request.
+fn request_len(head: &str) -> u64 {
+    field(head, "content-length").and_then(|len| len.parse().ok()).unwrap_or(0)
+}
+
+fn field<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("range").then(|| value.trim().to_owned())
-    });
-    Some(Request { method, path, range, bytes: 0 })
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+    })
 }
 
 /// The request as the server gets it: it ends the connection, so that the body's end is the

@@ -54,6 +54,16 @@ impl Process {
         self.child.id()
     }
 
+    /// A line of `/proc/PID/status` that is a number (`proc(5)`): `Threads`, or memory in KiB, such
+    /// as `VmRSS`.
+    pub fn proc_status(&self, name: &str) -> usize {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(path).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.expect("the kernel counts it")
+    }
+
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
