@@ -12,4 +12,5 @@ mod gateway;
 mod requests;
 mod services;
 mod site;
+mod trackers;
 mod upstream;

@@ -205,7 +205,10 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
     let (number, fault) = shared.enter(request);
     match fault {
         Some(Fault::Status(status)) => return client.write_all(failure(status).as_bytes()),
-        Some(Fault::Silent) => return Ok(shared.wait_for_stop()),
+        Some(Fault::Silent) => {
+            shared.wait_for_stop();
+            return Ok(());
+        }
         Some(Fault::Long { len }) => {
             client.write_all(
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n").as_bytes(),
@@ -221,10 +224,12 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
     upstream.write_all(&sent)?;
     let Some((head, rest)) = read_head(&upstream)? else { return Ok(()) };
     client.write_all(head.as_bytes())?;
-    let body = io::Cursor::new(rest).chain(upstream);
+    let mut body = io::Cursor::new(rest).chain(upstream);
     if let Some(Fault::Drip { every }) = fault {
-        for byte in body.bytes() {
-            client.write_all(&[byte?])?;
+        let mut bytes = Vec::new();
+        body.read_to_end(&mut bytes)?;
+        for byte in bytes {
+            client.write_all(&[byte])?;
             if shared.stops_within(every) {
                 break;
             }
