@@ -169,6 +169,9 @@ pub const ANNOUNCE_THREADS: usize = 4;
 pub const ANNOUNCE_CALL: Duration = Duration::from_secs(5);
 /// Between two announces of whole blobs: 10,000 take 100 seconds.
 pub const ANNOUNCE_PACE: Duration = Duration::from_millis(10);
+/// Blobs that are new to the network and not announced yet; one beyond waits for its turn like
+/// those of earlier runs, and the catalog is told of it at once.
+pub const INTRODUCTIONS_MAX: usize = 1024;
 /// The wait after the first announce that failed; it doubles with each in a row.
 pub const ANNOUNCE_BACK_OFF: Duration = Duration::from_secs(5);
 /// The longest wait after an announce that failed.

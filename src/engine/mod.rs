@@ -202,6 +202,13 @@ impl Engine {
         self.announcer.seed(seed.info_hash);
     }
 
+    /// As [`Engine::seed`], for a blob that is new to the network: it is announced soon, and `told`
+    /// is called when the tracker knows of it; at once, if it does or if it does not answer. `told`
+    /// must not wait. It is not called for a blob that leaves before, nor after a stop.
+    pub fn introduce(&self, seed: &SeedEntry, told: impl FnOnce() + Send + 'static) {
+        self.announcer.introduce(seed.info_hash, Box::new(told));
+    }
+
     /// The blob is served no more; links that want it are closed.
     pub fn unseed(&self, info_hash: &Sha1Hash) {
         unseed(&self.announcer, &self.inbox, *info_hash);

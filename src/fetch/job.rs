@@ -28,7 +28,7 @@ use crate::proto::blob::BlobName;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::Layout;
-use crate::store::{Partial, StoreError};
+use crate::store::{Partial, SeedEntry, StoreError};
 use crate::upstream::{Answer, Body, Origin, UpstreamError};
 
 /// What the conductor is told.
@@ -560,7 +560,6 @@ impl Conductor {
 
     /// Makes the blob one of the store's, and tells the catalog and the swarm.
     fn seal(&mut self, hashes: Vec<Sha1Hash>) -> Result<(), StoreError> {
-        let known = self.metainfo.is_some();
         let metainfo = match &self.metainfo {
             Some(metainfo) => Arc::clone(metainfo),
             None => {
@@ -581,12 +580,10 @@ impl Conductor {
             }
         };
         let blob = self.fetcher.store().seal(&self.partial, &metainfo)?;
+        let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
         match &self.membership {
             Some(membership) => membership.became_whole(blob),
-            None => self.fetcher.seed(&blob),
-        }
-        if !known {
-            self.fetcher.catalog().publish(&self.job.name, metainfo.encode());
+            None => self.fetcher.introduce(&entry, metainfo),
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ use crate::engine::Engine;
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
-use crate::store::{Blob, SeedEntry, Store};
+use crate::store::{SeedEntry, Store};
 use crate::upstream::Upstream;
 
 use self::delta::Deltas;
@@ -198,9 +198,11 @@ impl Fetcher {
         &self.parts.engine
     }
 
-    fn seed(&self, blob: &Blob) {
-        let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
-        self.parts.engine.seed(&entry);
+    /// Seeds a blob that the catalog does not know, and publishes it when the tracker knows of it:
+    /// who finds it in the catalog finds a peer.
+    fn introduce(&self, seed: &SeedEntry, metainfo: Arc<Metainfo>) {
+        let (catalog, name) = (Arc::clone(&self.parts.catalog), seed.name);
+        self.parts.engine.introduce(seed, move || catalog.publish(&name, metainfo.encode()));
     }
 
     /// Takes a job out of the table, if it is still the one under its name.

@@ -39,7 +39,7 @@ fn republish(fetcher: &Fetcher, seed: &SeedEntry) -> bool {
             Ok(None) => {
                 let blob = fetcher.store().blob(&seed.name);
                 if let Some(metainfo) = blob.and_then(|blob| blob.metainfo().ok()) {
-                    fetcher.catalog().publish(&seed.name, metainfo.encode());
+                    fetcher.introduce(seed, Arc::new(metainfo));
                 }
                 break;
             }

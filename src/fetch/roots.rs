@@ -128,8 +128,7 @@ impl Roots {
         };
         let metainfo = Arc::new(metainfo);
         let seed = store.adopt(&name, state.clone(), &metainfo);
-        self.fetcher.engine().seed(&seed);
-        self.fetcher.catalog().publish(&name, metainfo.encode());
+        self.fetcher.introduce(&seed, metainfo);
         Ok(Some((state, name)))
     }
 

@@ -1,11 +1,15 @@
 //! etcd and the tracker are away, and come back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, Site, catalogued};
+use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, Site, catalogued, pull, wait_until_catalogued};
 use crate::support::etcd::Etcd;
+use crate::support::origin::{Origin, Request, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
+use torrent_cache::limits::ANNOUNCE_CALL;
 
 /// A tracker that never is.
 const NO_TRACKER: &str = "http://127.0.0.1:1/announce";
@@ -41,6 +45,30 @@ fn without_etcd_and_tracker_it_is_a_caching_proxy() {
     for blob in site.image.blobs() {
         assert_eq!(site.fetches(blob), 1, "{}", blob.digest);
     }
+}
+
+#[test]
+fn what_the_catalog_knows_has_been_announced() {
+    let site = Site::start(45, &[MIB]);
+    let etcd = Etcd::start();
+    let etcd_port = etcd.client_port().to_string();
+    let early = Arc::new(AtomicUsize::new(0));
+    let (port, found) = (etcd_port.clone(), Arc::clone(&early));
+    // It takes its time, in which the catalog could learn of what it was not told yet.
+    let tracker = Origin::start(move |request: &Request| {
+        let start = Instant::now();
+        while request.target().contains("event=started") && start.elapsed() < ANNOUNCE_CALL / 4 {
+            found.fetch_max(catalogued(&port).len(), Ordering::SeqCst);
+        }
+        vec![whole(b"d8:intervali60e5:peers0:e")]
+    });
+    let announce_url = format!("http://{}/announce", tracker.addr());
+    let client = site.client("client", &etcd_port, &announce_url);
+    let blob = site.layer(0);
+    pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+    wait_until_catalogued(&etcd_port, blob);
+    assert_eq!(early.load(Ordering::SeqCst), 0, "who looks it up finds a peer");
+    assert!(!tracker.seen().is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod schedule;
 mod udp;
 mod url;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -67,6 +68,9 @@ impl fmt::Display for AnnounceError {
     }
 }
 
+/// Is called once the tracker knows of a blob, or when nobody need wait for that.
+pub(super) type Told = Box<dyn FnOnce() + Send>;
+
 /// The announcing threads and what they share.
 #[derive(Debug)]
 pub(super) struct Announcer {
@@ -80,9 +84,10 @@ struct Shared {
     changed: Signal,
 }
 
-#[derive(Debug)]
 struct State {
     schedule: Schedule,
+    /// Who is told that a new blob was announced, or cannot be.
+    told: HashMap<Sha1Hash, Told>,
     /// What went wrong at the last announce; `None`: it was answered.
     failing: Option<String>,
     /// Set when we stop: no call lasts longer.
@@ -99,8 +104,13 @@ impl Announcer {
         identity: &Identity,
         inbox: &Sender<Event>,
     ) -> std::io::Result<Announcer> {
-        let state =
-            State { schedule: Schedule::new(Rng::from_os()), failing: None, deadline: None };
+        let state = State {
+            schedule: Schedule::new(Rng::from_os()),
+            told: HashMap::new(),
+            failing: None,
+            // Without a tracker it is as if the time were over.
+            deadline: tracker.is_none().then_some(Time::ZERO),
+        };
         let shared = Shared { state: Ranked::new(Rank::Remote, state), changed: Signal::new() };
         let announcer =
             Announcer { shared: Arc::new(shared), threads: Ranked::new(Rank::Leaf, Vec::new()) };
@@ -134,6 +144,22 @@ impl Announcer {
         self.change(|schedule, now| schedule.seed(now, info_hash));
     }
 
+    /// As [`Announcer::seed`], but soon, for a blob that is new to the network. Calls `told` when
+    /// the tracker knows of it; at once, if it does already or cannot be told now. Of a blob that
+    /// leaves before, or of a program that stops, nobody is told.
+    pub(super) fn introduce(&self, info_hash: Sha1Hash, told: Told) {
+        let mut state = self.shared.state.lock();
+        let waits = state.schedule.introduce(Time::now(), info_hash) && state.deadline.is_none();
+        let unused = if waits { state.told.insert(info_hash, told) } else { Some(told) };
+        drop(state);
+        self.shared.changed.wake_all();
+        match unused {
+            Some(told) if !waits => told(),
+            // An earlier introduction of the same blob, which this one stands for.
+            _ => {}
+        }
+    }
+
     /// Announces for a swarm, soon; the answer comes to the inbox.
     pub(super) fn ask(&self, info_hash: Sha1Hash, report: Report) {
         self.change(|schedule, _| schedule.ask(info_hash, report));
@@ -141,7 +167,12 @@ impl Announcer {
 
     /// The blob is gone.
     pub(super) fn leave(&self, info_hash: Sha1Hash) {
-        self.change(|schedule, _| schedule.leave(info_hash));
+        let mut state = self.shared.state.lock();
+        state.schedule.leave(info_hash);
+        let unused = state.told.remove(&info_hash);
+        drop(state);
+        drop(unused);
+        self.shared.changed.wake_all();
     }
 
     fn change(&self, act: impl FnOnce(&mut Schedule, Time)) {
@@ -178,6 +209,12 @@ impl Announcer {
         }
         let threads = std::mem::take(&mut *self.threads.lock());
         threads.into_iter().for_each(Handle::join);
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, {} introductions", self.schedule, self.told.len())
     }
 }
 
@@ -271,9 +308,14 @@ impl Worker {
         }
         let mut state = self.shared.state.lock();
         state.schedule.done(Time::now(), task, outcome);
+        let told: Vec<Told> = match outcome {
+            Outcome::Failed => state.told.drain().map(|(_, told)| told).collect(),
+            _ => state.told.remove(&task.info_hash).into_iter().collect(),
+        };
         let before = std::mem::replace(&mut state.failing, failing.clone());
         drop(state);
         self.shared.changed.wake_all();
+        told.into_iter().for_each(|told| told());
         match (before, failing) {
             (None, Some(why)) => log_limited!(warn, "tracker {}: {why}", self.name),
             (Some(_), None) => log_limited!(info, "tracker {} answers again", self.name),

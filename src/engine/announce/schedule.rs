@@ -1,8 +1,9 @@
 //! Which announce is made next. Decisions only: the threads are in the module above.
 //!
-//! There are two lanes. What a swarm asks for is urgent and goes first come, first served. Whole
-//! blobs announce themselves by the tracker's interval in the calm lane, one after the other at a
-//! bounded pace, so that thousands never come at once.
+//! There are three lanes. What a swarm asks for is urgent and goes first come, first served. Then
+//! come whole blobs that are new to the network, since others will look for them next. All other
+//! whole blobs announce themselves by the tracker's interval in the calm lane, one after the other
+//! at a bounded pace, so that thousands never come at once.
 //!
 //! **Invariant:** of one blob at most one announce is on its way.
 
@@ -14,7 +15,7 @@ use crate::base::figures;
 use crate::base::hash::Sha1Hash;
 use crate::base::metrics::Held;
 use crate::base::rng::Rng;
-use crate::limits::{ANNOUNCE_BACK_OFF, ANNOUNCE_BACK_OFF_MAX, ANNOUNCE_PACE};
+use crate::limits::{ANNOUNCE_BACK_OFF, ANNOUNCE_BACK_OFF_MAX, ANNOUNCE_PACE, INTRODUCTIONS_MAX};
 use crate::proto::tracker::AnnounceEvent;
 
 /// How many peers a swarm that fetches asks for.
@@ -71,6 +72,7 @@ pub(super) enum Next {
 pub(super) struct Schedule {
     entries: HashMap<Sha1Hash, Entry>,
     urgent: VecDeque<Sha1Hash>,
+    fresh: VecDeque<Sha1Hash>,
     calm: BTreeSet<(Time, Sha1Hash)>,
     calm_open_at: Time,
     /// Announces in a row that were not answered.
@@ -86,6 +88,8 @@ struct Entry {
     seeding: Option<Held>,
     /// Where it stands in the calm lane.
     due: Option<Time>,
+    /// It stands in the lane of new blobs.
+    fresh: bool,
     /// Asked for, and waiting in the urgent lane or for the announce that is on its way.
     asked: Option<Report>,
     /// The tracker was told `started`, or may have been.
@@ -100,6 +104,7 @@ impl Schedule {
         Schedule {
             entries: HashMap::new(),
             urgent: VecDeque::new(),
+            fresh: VecDeque::new(),
             calm: BTreeSet::new(),
             calm_open_at: Time::ZERO,
             failures: 0,
@@ -115,16 +120,34 @@ impl Schedule {
 
     /// How many announces are due.
     pub(super) fn waiting(&self, now: Time) -> usize {
-        self.urgent.len() + self.calm.iter().take_while(|(due, _)| *due <= now).count()
+        let first = self.urgent.len() + self.fresh.len();
+        first + self.calm.iter().take_while(|(due, _)| *due <= now).count()
     }
 
     /// From now on the blob is whole and announces itself.
     pub(super) fn seed(&mut self, now: Time, info_hash: Sha1Hash) {
         let entry = self.entries.entry(info_hash).or_default();
         entry.seeding.get_or_insert_with(|| figures::SWARMS_SEEDING.hold());
-        if entry.due.is_none() && entry.asked.is_none() && !entry.on_its_way {
+        let waits = entry.due.is_some() || entry.fresh || entry.asked.is_some();
+        if !waits && !entry.on_its_way {
             self.put_off(info_hash, now);
         }
+    }
+
+    /// As [`Schedule::seed`], for a blob that is new to the network: it does not wait for its turn.
+    /// False: the tracker knows of it or does not answer, or too many are new; then it waits.
+    pub(super) fn introduce(&mut self, now: Time, info_hash: Sha1Hash) -> bool {
+        self.seed(now, info_hash);
+        let Some(entry) = self.entries.get_mut(&info_hash) else { return false };
+        if entry.known || self.failures > 0 || self.fresh.len() >= INTRODUCTIONS_MAX {
+            return false;
+        }
+        if let Some(due) = entry.due.take() {
+            self.calm.remove(&(due, info_hash));
+            entry.fresh = true;
+            self.fresh.push_back(info_hash);
+        }
+        true
     }
 
     /// A swarm wants the tracker to know. What it asked for before and was not sent is melted in.
@@ -144,9 +167,7 @@ impl Schedule {
     pub(super) fn leave(&mut self, info_hash: Sha1Hash) {
         let Some(entry) = self.entries.get_mut(&info_hash) else { return };
         entry.seeding = None;
-        if let Some(due) = entry.due.take() {
-            self.calm.remove(&(due, info_hash));
-        }
+        Self::step_out(entry, info_hash, &mut self.calm, &mut self.fresh);
         if entry.known || entry.on_its_way {
             self.ask(info_hash, Report { event: AnnounceEvent::Stopped, ..WHOLE });
         } else {
@@ -175,6 +196,9 @@ impl Schedule {
         if let Some(info_hash) = self.urgent.pop_front() {
             return Next::Announce(self.begin_urgent(info_hash));
         }
+        if !urgent_only && let Some(info_hash) = self.fresh.pop_front() {
+            return Next::Announce(self.begin_calm(info_hash));
+        }
         let first = self.calm.first().copied();
         let Some((due, info_hash)) = first.filter(|_| !urgent_only) else {
             return Next::WaitUntil(now + ANNOUNCE_BACK_OFF_MAX);
@@ -190,9 +214,7 @@ impl Schedule {
 
     fn begin_urgent(&mut self, info_hash: Sha1Hash) -> Task {
         let entry = self.entries.entry(info_hash).or_default();
-        if let Some(due) = entry.due.take() {
-            self.calm.remove(&(due, info_hash));
-        }
+        Self::step_out(entry, info_hash, &mut self.calm, &mut self.fresh);
         let mut report = entry.asked.take().unwrap_or(WHOLE);
         if report.event == AnnounceEvent::None && !entry.known {
             report.event = AnnounceEvent::Started;
@@ -205,7 +227,7 @@ impl Schedule {
 
     fn begin_calm(&mut self, info_hash: Sha1Hash) -> Task {
         let entry = self.entries.entry(info_hash).or_default();
-        entry.due = None;
+        (entry.due, entry.fresh) = (None, false);
         entry.on_its_way = true;
         let event = if entry.known { AnnounceEvent::None } else { AnnounceEvent::Started };
         Task { info_hash, report: Report { event, ..WHOLE }, peers_wanted: 0, asked: false }
@@ -231,6 +253,12 @@ impl Schedule {
         if outcome == Outcome::Failed {
             // The next one would fail as well: whole blobs wait, one of them tries.
             self.calm_open_at = now + again;
+            for new in std::mem::take(&mut self.fresh) {
+                if let Some(entry) = self.entries.get_mut(&new) {
+                    entry.fresh = false;
+                }
+                self.put_off(new, now);
+            }
         }
         let Some(entry) = self.entries.get_mut(&task.info_hash) else { return };
         entry.on_its_way = false;
@@ -254,6 +282,21 @@ impl Schedule {
         let tenth = wait / 10;
         let span = u64::try_from(2 * tenth.as_millis()).unwrap_or(u64::MAX);
         wait - tenth + Duration::from_millis(self.rng.below(span))
+    }
+
+    /// Takes an entry out of the lanes of whole blobs.
+    fn step_out(
+        entry: &mut Entry,
+        info_hash: Sha1Hash,
+        calm: &mut BTreeSet<(Time, Sha1Hash)>,
+        fresh: &mut VecDeque<Sha1Hash>,
+    ) {
+        if let Some(due) = entry.due.take() {
+            calm.remove(&(due, info_hash));
+        }
+        if std::mem::take(&mut entry.fresh) {
+            fresh.retain(|other| *other != info_hash);
+        }
     }
 
     fn put_off(&mut self, info_hash: Sha1Hash, due: Time) {
@@ -314,6 +357,34 @@ mod tests {
         assert_eq!((urgent.info_hash, urgent.asked), (hash(1000), true));
         assert!(urgent.peers_wanted > 0);
         assert!(matches!(schedule.next(Time::ZERO, true), Next::WaitUntil(_)));
+    }
+
+    #[test]
+    fn a_new_blob_does_not_wait_behind_those_of_earlier_runs() {
+        let mut schedule = Schedule::new(Rng::seeded(7));
+        (0..100).for_each(|number| schedule.seed(Time::ZERO, hash(number)));
+        let calm = task(schedule.next(Time::ZERO, false));
+        assert!(schedule.introduce(Time::ZERO, hash(1000)));
+        schedule.seed(Time::ZERO, hash(1000));
+        assert!(matches!(schedule.next(Time::ZERO, true), Next::WaitUntil(_)), "not the swarms'");
+        let new = task(schedule.next(Time::ZERO, false));
+        let Report { event, left, .. } = new.report;
+        assert_eq!((new.info_hash, event, left), (hash(1000), AnnounceEvent::Started, 0));
+        assert!(matches!(schedule.next(Time::ZERO, false), Next::WaitUntil(_)), "once");
+        schedule.done(Time::ZERO, &new, Outcome::Again(INTERVAL));
+        assert!(!schedule.introduce(Time::ZERO, hash(1000)), "it is known");
+
+        // Gone before its turn.
+        assert!(schedule.introduce(Time::ZERO, hash(1001)));
+        schedule.leave(hash(1001));
+        assert!(matches!(schedule.next(Time::ZERO, false), Next::WaitUntil(_)));
+
+        // With the tracker gone, it is one of all.
+        assert!(schedule.introduce(Time::ZERO, hash(1002)));
+        schedule.done(Time::ZERO, &calm, Outcome::Failed);
+        assert!(!schedule.introduce(Time::ZERO, hash(1003)));
+        assert!(matches!(schedule.next(Time::ZERO, false), Next::WaitUntil(_)));
+        assert_eq!(schedule.seeds(), 103);
     }
 
     #[test]
