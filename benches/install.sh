@@ -10,6 +10,15 @@ install() {
   case $1 in
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
     ostree) tests/install.sh etcd-server nginx-light ostree ;;
+    tracker)
+      tests/install.sh opentracker wrk
+      # Without what they report to, which is not built by the compilers of today.
+      [[ -x target/peers/bin/aquatic_udp ]] ||
+        cargo install --locked aquatic_udp --version ^0.9 --root target/peers \
+          --no-default-features --features mimalloc
+      [[ -x target/peers/bin/aquatic_udp_load_test ]] ||
+        cargo install --locked aquatic_udp_load_test --version ^0.9 --root target/peers
+      ;;
     wire)
       tests/install.sh aria2 python3-libtorrent
       [[ -x target/peers/bin/rqbit ]] ||
@@ -21,7 +30,7 @@ install() {
 }
 
 benches=("$@")
-((${#benches[@]})) || benches=(front ostree wire)
+((${#benches[@]})) || benches=(front ostree tracker wire)
 for bench in "${benches[@]}"; do
   install "$bench"
 done

@@ -181,6 +181,12 @@ pub const ANNOUNCE_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// A tracker that restarted has forgotten us: it is told again after this long at the latest.
 pub const ANNOUNCE_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 
+/// Threads that answer over UDP, each with a socket of its own: as many as there are cores, up to
+/// this. One answers some 100,000 announces per second.
+pub const TRACKER_UDP_THREADS_MAX: usize = 8;
+/// What the kernel is asked to keep of datagrams that wait; it gives less where the system's own
+/// limit is lower. A fleet that starts at once sends thousands within a millisecond.
+pub const UDP_RECEIVE_BUFFER: usize = 1 << 20;
 /// Peers of one answer, given or taken; more are dropped. libtorrent asks for 200.
 pub const TRACKER_PEERS_MAX: usize = 200;
 /// Swarms of one scrape; more are not answered. The bound of BEP 15: so many fit one datagram.

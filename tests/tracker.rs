@@ -65,6 +65,10 @@ impl UdpClient {
         let mut datagram = Vec::new();
         request.encode(&mut datagram);
         self.0.send(&datagram).expect("loopback takes it");
+        self.receive()
+    }
+
+    fn receive(&self) -> Response {
         let mut answer = [0; 2048];
         let len = self.0.recv(&mut answer).expect("it answers");
         let v4 = self.0.local_addr().expect("it is bound").is_ipv4();
@@ -165,6 +169,75 @@ mod fronts {
         }
         // Datagrams of one socket stay in order: the next answer is to the next request.
         assert_eq!(udp.announce(request(7002, 9)).peers, []);
+    }
+
+    #[test]
+    fn of_many_datagrams_at_once_the_good_are_answered_in_order() {
+        const COUNT: u32 = 300;
+        let tracker = tracker_alone();
+        let port = tracker.option("TRACKER_PORT").parse().expect("a port");
+        let udp = UdpClient::new(loopback(port));
+        let connection = udp.connect();
+        let encoded = |request: &Request| {
+            let mut datagram = Vec::new();
+            request.encode(&mut datagram);
+            datagram
+        };
+        // So few at a time that the kernel keeps all, and more than are received at once.
+        for transactions in (0..COUNT).collect::<Vec<_>>().chunks(100) {
+            for &transaction in transactions {
+                let port = 7000 + u16::try_from(transaction).expect("few");
+                let announce = AnnounceRequest { numwant: Some(0), ..request(port, 9) };
+                // Every third is forged.
+                let connection = connection ^ u64::from(transaction % 3 == 0);
+                let good = encoded(&Request::Announce { connection, transaction, announce });
+                let junk = [&b""[..], &good[..97], &[0; 16], &[0xff; 98], &[0; 2000]];
+                for datagram in [junk[transaction as usize % junk.len()], &good] {
+                    udp.0.send(datagram).expect("loopback takes it");
+                }
+            }
+            for &expected in transactions {
+                match udp.receive() {
+                    Response::Announce { transaction, announce } => {
+                        assert_eq!((transaction, transaction % 3 != 0), (expected, true));
+                        assert_eq!(announce.leechers, expected - expected / 3);
+                    }
+                    Response::Error { transaction, .. } => {
+                        assert_eq!((transaction, transaction % 3), (expected, 0));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        wait_for("the figures", || {
+            (tracker.metric("torrent_cache_tracker_peers") == 200).then_some(())
+        });
+    }
+
+    #[test]
+    fn many_askers_at_once_are_each_answered_and_a_stop_is_clean() {
+        let mut tracker = tracker_alone();
+        let address = loopback(tracker.option("TRACKER_PORT").parse().expect("a port"));
+        // Each has a port of its own, so all sockets of the tracker get some.
+        let askers: Vec<UdpClient> = (0..64).map(|_| UdpClient::new(address)).collect();
+        std::thread::scope(|scope| {
+            for part in askers.chunks(8) {
+                scope.spawn(move || {
+                    for (round, asker) in
+                        (0..8).flat_map(|round| part.iter().map(move |a| (round, a)))
+                    {
+                        let port = asker.0.local_addr().expect("it is bound").port();
+                        let answer = asker.announce(request(port, 9));
+                        assert!(answer.peers.iter().all(|peer| *peer != loopback(port)));
+                        assert!(answer.leechers >= 1 && answer.leechers <= 64, "{round}");
+                    }
+                });
+            }
+        });
+        let answer = askers[0].announce(request(7000, 9));
+        assert_eq!((answer.leechers, answer.peers.len()), (65, 50));
+        // Status 0 also says that no thread was left.
+        assert!(tracker.stop().success());
     }
 
     #[test]

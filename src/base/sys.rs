@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -134,6 +135,125 @@ pub fn send_file(socket: BorrowedFd, file: &File, offset: u64, len: u64) -> io::
         unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, len) };
     u64::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
+
+/// Datagrams that one call moves at most: so many that a call costs little for each.
+pub const DATAGRAMS_MAX: usize = 64;
+
+/// A datagram, and the address at its other end.
+#[derive(Debug)]
+pub struct Datagram {
+    /// What it says.
+    pub bytes: Vec<u8>,
+    other: libc::sockaddr_storage,
+    other_len: libc::socklen_t,
+}
+
+impl Datagram {
+    /// An empty one, to be received or written.
+    #[must_use]
+    pub fn with_room(len: usize) -> Datagram {
+        // SAFETY: all-zero bytes are a valid `sockaddr_storage`, of no family.
+        let other = unsafe { std::mem::zeroed() };
+        Datagram { bytes: Vec::with_capacity(len), other, other_len: 0 }
+    }
+
+    /// Where it came from. `None`: from nowhere, the socket is shut down.
+    #[must_use]
+    pub fn source(&self) -> Option<SocketAddr> {
+        let (len, other) = (self.other_len as usize, &raw const self.other);
+        match i32::from(self.other.ss_family) {
+            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
+                // SAFETY: an address of this family and length is one, and it is as aligned.
+                let v4 = unsafe { other.cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddr::from((ip, u16::from_be(v4.sin_port))))
+            }
+            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: as above.
+                let v6 = unsafe { other.cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                Some(SocketAddr::from((ip, u16::from_be(v6.sin6_port))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes this one go where `request` came from.
+    pub fn answer(&mut self, request: &Datagram) {
+        self.other = request.other;
+        self.other_len = request.other_len;
+    }
+}
+
+/// Waits for a datagram as long as the socket's timeout says, receives it and those that wait
+/// behind it, at most [`DATAGRAMS_MAX`] and one for each of `datagrams`, and says how many those
+/// are (`recvmmsg(2)`). What does not fit into the room of one is cut off.
+///
+/// # Errors
+/// The socket's; [`io::ErrorKind::WouldBlock`] if none came in time.
+pub fn receive_datagrams(socket: BorrowedFd, datagrams: &mut [Datagram]) -> io::Result<usize> {
+    let count = datagrams.len().min(DATAGRAMS_MAX);
+    // SAFETY: all-zero bytes are valid for both: null pointers and lengths of zero.
+    let (mut headers, mut spans) =
+        unsafe { std::mem::zeroed::<([libc::mmsghdr; DATAGRAMS_MAX], Spans)>() };
+    for ((datagram, header), span) in datagrams.iter_mut().zip(&mut headers).zip(&mut spans) {
+        datagram.bytes.clear();
+        let room = datagram.bytes.spare_capacity_mut();
+        (span.iov_base, span.iov_len) = (room.as_mut_ptr().cast(), room.len());
+        header.msg_hdr.msg_name = (&raw mut datagram.other).cast();
+        header.msg_hdr.msg_namelen = ADDRESS_LEN;
+        header.msg_hdr.msg_iov = span;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // The C library's functions have other types, or call once for each datagram (musl).
+    // SAFETY: the first `count` headers point to live and writable addresses and spans, whose
+    // room is that of vectors that nobody else touches; there is no time-out to point to.
+    let result = unsafe {
+        let none = std::ptr::null_mut::<libc::timespec>();
+        let (socket, headers) = (socket.as_raw_fd(), headers.as_mut_ptr());
+        libc::syscall(libc::SYS_recvmmsg, socket, headers, count, libc::MSG_WAITFORONE, none)
+    };
+    let received = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
+    for (datagram, header) in datagrams.iter_mut().zip(&headers[..received]) {
+        datagram.other_len = header.msg_hdr.msg_namelen;
+        // SAFETY: the kernel has written so many bytes, which are at most the room it was given.
+        unsafe { datagram.bytes.set_len(header.msg_len as usize) };
+    }
+    Ok(received)
+}
+
+/// Sends `datagrams`, at most [`DATAGRAMS_MAX`], to those that they answer, and says how many went
+/// (`sendmmsg(2)`).
+///
+/// # Errors
+/// The socket's, about the first of them.
+pub fn send_datagrams(socket: BorrowedFd, datagrams: &[Datagram]) -> io::Result<usize> {
+    let count = datagrams.len().min(DATAGRAMS_MAX);
+    // SAFETY: all-zero bytes are valid for both: null pointers and lengths of zero.
+    let (mut headers, mut spans) =
+        unsafe { std::mem::zeroed::<([libc::mmsghdr; DATAGRAMS_MAX], Spans)>() };
+    for ((datagram, header), span) in datagrams.iter().zip(&mut headers).zip(&mut spans) {
+        span.iov_base = datagram.bytes.as_ptr().cast_mut().cast();
+        span.iov_len = datagram.bytes.len();
+        header.msg_hdr.msg_name = (&raw const datagram.other).cast_mut().cast();
+        header.msg_hdr.msg_namelen = datagram.other_len;
+        header.msg_hdr.msg_iov = span;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // As in `receive_datagrams`.
+    // SAFETY: the first `count` headers point to live addresses and spans, which the call reads.
+    let result = unsafe {
+        let (socket, headers) = (socket.as_raw_fd(), headers.as_mut_ptr());
+        libc::syscall(libc::SYS_sendmmsg, socket, headers, count, 0)
+    };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Room for an address of any family.
+const ADDRESS_LEN: libc::socklen_t = 128;
+const _: () = assert!(size_of::<libc::sockaddr_storage>() == ADDRESS_LEN as usize);
+
+type Spans = [libc::iovec; DATAGRAMS_MAX];
 
 /// Makes the process that `command` starts get `SIGTERM` when its parent ends, whichever way. The
 /// kernel counts the *thread* that starts it as the parent: it must live as long as the child is
@@ -301,6 +421,36 @@ mod tests {
     fn a_file_system_has_room() {
         let space = space(Path::new("/")).expect("the root can be looked up");
         assert!(space.total >= space.available && space.total > 0);
+    }
+
+    #[test]
+    fn datagrams_come_and_are_answered_together_in_order() {
+        use std::os::fd::AsFd as _;
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = || std::net::UdpSocket::bind(any).expect("loopback has a free port");
+            let (server, client) = (socket(), socket());
+            let patience = Some(Duration::from_secs(10));
+            client.set_read_timeout(patience).expect("it is no zero");
+            client.connect(server.local_addr().expect("it is bound")).expect("loopback");
+            let texts = [&b"one"[..], b"", b"longer than the room", b"last"];
+            texts.iter().for_each(|text| assert_eq!(client.send(text).unwrap(), text.len()));
+            let new = || Vec::from_iter((0..9).map(|_| Datagram::with_room(6)));
+            let (mut requests, mut answers) = (new(), new());
+            let received = receive_datagrams(server.as_fd(), &mut requests).expect("four wait");
+            assert_eq!(received, texts.len());
+            for ((request, answer), text) in requests.iter().zip(&mut answers).zip(texts) {
+                assert_eq!(request.bytes, &text[..text.len().min(6)]);
+                assert_eq!(request.source(), client.local_addr().ok());
+                answer.bytes.extend([text.len().to_le_bytes()[0]]);
+                answer.answer(request);
+            }
+            assert_eq!(send_datagrams(server.as_fd(), &answers[..received]).unwrap(), received);
+            for text in texts {
+                let mut answer = [0; 9];
+                assert_eq!(client.recv(&mut answer).expect("it was sent"), 1);
+                assert_eq!(usize::from(answer[0]), text.len());
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! UDP sockets: bound, with receives that end at a deadline.
+//! UDP sockets: bound, with receives that end at a deadline, for one datagram or many at once.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::base::clock::Time;
+use crate::base::sys::{self, Datagram};
+use crate::limits::UDP_RECEIVE_BUFFER;
 
 /// A UDP socket. Threads may share it.
 #[derive(Debug)]
@@ -18,10 +21,7 @@ impl Udp {
     /// # Errors
     /// If the address is not ours or its port is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Udp> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
+        let socket = unbound(address)?;
         socket.bind(&address.into())?;
         Ok(Udp(socket.into()))
     }
@@ -94,6 +94,77 @@ impl Udp {
     }
 }
 
+/// One of several sockets on one address, among which the kernel spreads the senders. It takes and
+/// gives many datagrams at once. Threads may share it.
+#[derive(Debug)]
+pub struct UdpServer(UdpSocket);
+
+impl UdpServer {
+    /// Binds `address` as [`Udp::bind`] does. A receive waits at most `patience`.
+    ///
+    /// # Errors
+    /// If the address is not ours, or its port is taken by somebody who does not share it.
+    pub fn bind(address: SocketAddr, patience: Duration) -> io::Result<UdpServer> {
+        let socket = unbound(address)?;
+        socket.set_reuse_port(true)?;
+        socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER)?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.bind(&address.into())?;
+        Ok(UdpServer(socket.into()))
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Waits for datagrams and takes those that are there, as many as `datagrams` has room for: how
+    /// many that is. None: nothing came in time.
+    ///
+    /// # Errors
+    /// A failure of the kernel.
+    pub fn receive(&self, datagrams: &mut [Datagram]) -> io::Result<usize> {
+        match sys::receive_datagrams(self.0.as_fd(), datagrams) {
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            },
+            received => received,
+        }
+    }
+
+    /// Sends `datagrams`. One that the kernel refuses is reported to `failed`; the others go.
+    pub fn send(&self, mut datagrams: &[Datagram], mut failed: impl FnMut(&Datagram, io::Error)) {
+        while let Some((first, rest)) = datagrams.split_first() {
+            match sys::send_datagrams(self.0.as_fd(), datagrams) {
+                Ok(sent) => datagrams = &datagrams[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    failed(first, error);
+                    datagrams = rest;
+                }
+            }
+        }
+    }
+
+    /// Ends all waits, now and later: they have received something that came from nowhere.
+    pub fn shut_down(&self) {
+        // An error as well, since there is no connection; the kernel has done it all the same.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    Ok(socket)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +205,65 @@ mod tests {
         sender.send_to(b"x", (Ipv4Addr::LOCALHOST, port).into()).unwrap();
         let (_, from) = both.recv_until(&mut [0; 8], soon()).unwrap().unwrap();
         assert_eq!(from, sender.local_addr().unwrap());
+    }
+    #[test]
+    fn one_port_has_several_sockets_and_a_sender_stays_with_one() {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let first = UdpServer::bind(any, Duration::from_millis(1)).unwrap();
+        let address = first.local_addr().unwrap();
+        let second = UdpServer::bind(address, Duration::from_millis(1)).unwrap();
+        assert!(Udp::bind(address).is_err(), "only those who all share it");
+        let mut datagrams = Vec::from_iter((0..8).map(|_| Datagram::with_room(8)));
+        let mut counts = [0, 0];
+        for _ in 0..32 {
+            let sender = Udp::bind(any).unwrap();
+            (0..4).for_each(|_| sender.send_to(b"x", address).unwrap());
+            for (server, count) in [&first, &second].into_iter().zip(&mut counts) {
+                let received = server.receive(&mut datagrams).unwrap();
+                assert!(received == 0 || received == 4, "{received}");
+                *count += received;
+            }
+        }
+        // Chance alone leaves one of them out once in 2^31 runs.
+        assert!(counts[0] + counts[1] == 128 && counts[0] > 0 && counts[1] > 0, "{counts:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_does_not_hold_up_the_others() {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let server = UdpServer::bind(any, Duration::from_secs(10)).unwrap();
+        let senders: [Udp; 3] = std::array::from_fn(|_| Udp::bind(any).unwrap());
+        let new = || Vec::from_iter((0..3).map(|_| Datagram::with_room(1 << 17)));
+        let (mut requests, mut answers) = (new(), new());
+        for (sender, (request, answer)) in senders.iter().zip(requests.iter_mut().zip(&mut answers))
+        {
+            sender.send_to(b"x", server.local_addr().unwrap()).unwrap();
+            let one = std::slice::from_mut(request);
+            assert_eq!(server.receive(one).unwrap(), 1);
+            answer.answer(&one[0]);
+            answer.bytes.push(b'y');
+        }
+        // No datagram is as long.
+        answers[1].bytes.resize(1 << 17, 0);
+        let mut refused = Vec::new();
+        server.send(&answers, |answer, _| refused.push(answer.source()));
+        assert_eq!(refused, [senders[1].local_addr().ok()]);
+        for sender in [&senders[0], &senders[2]] {
+            let (len, _) = sender.recv_until(&mut [0; 8], soon()).unwrap().expect("it was sent");
+            assert_eq!(len, 1);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_shut_down_waits_no_more() {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let server = UdpServer::bind(any, Duration::from_secs(1000)).unwrap();
+        let mut datagrams = [Datagram::with_room(8)];
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| server.receive(&mut datagrams).unwrap());
+            server.shut_down();
+            assert_eq!(waiting.join().unwrap(), 1);
+        });
+        assert_eq!(datagrams[0].source(), None);
     }
 }

@@ -19,16 +19,15 @@ use crate::base::stop::Stop;
 use crate::base::thread::{self, Role};
 use crate::net::serve::{Server, ServerConfig};
 use crate::net::tcp;
-use crate::net::udp::Udp;
 use crate::tracker::http::HttpFront;
 use crate::tracker::registry::Limits;
 use crate::tracker::service::Service;
-use crate::tracker::udp::UdpFront;
+use crate::tracker::udp::{UdpFront, UdpSockets};
 
 /// The two sockets of a tracker, bound to one port number and not served yet.
 pub struct Sockets {
     tcp: TcpListener,
-    udp: Udp,
+    udp: UdpSockets,
 }
 
 impl Sockets {
@@ -41,7 +40,7 @@ impl Sockets {
         let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..ATTEMPTS {
             let tcp = tcp::bind(address)?;
-            match Udp::bind(tcp.local_addr()?) {
+            match UdpSockets::bind(tcp.local_addr()?) {
                 Ok(udp) => return Ok(Sockets { tcp, udp }),
                 Err(error) => failure = error,
             }
@@ -76,7 +75,7 @@ impl Tracker {
         let front =
             HttpFront { service: Arc::clone(&service), started: Time::now(), etcd: Box::new(etcd) };
         let http = Server::start(ServerConfig::new("tracker", sockets.tcp), Arc::new(front))?;
-        let udp = UdpFront::start(sockets.udp, Arc::clone(&service))?;
+        let udp = UdpFront::start(sockets.udp, &service)?;
         let stop = Stop::new();
         let until = stop.clone();
         let sweep = move || while !until.wait_for(service.expire()) {};

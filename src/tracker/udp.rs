@@ -3,9 +3,14 @@
 //! A client first asks for a connection id, which proves that it receives what is sent to its
 //! address; without it one forged datagram would send 1 KiB to a stranger. The id is a keyed hash
 //! of the address and of the time, so nothing is kept between datagrams.
+//!
+//! A thread for each core, with a socket of its own, takes as many datagrams as wait and answers
+//! them together: a call of the kernel costs more than an announce. The kernel gives one sender's
+//! datagrams to one socket, so they are answered in order.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,65 +19,87 @@ use ring::hmac;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::stop::Stop;
-use crate::base::sys;
+use crate::base::sys::{self, DATAGRAMS_MAX, Datagram};
 use crate::base::thread::{self, Role};
+use crate::limits::TRACKER_UDP_THREADS_MAX;
 use crate::log_limited;
-use crate::net::udp::Udp;
+use crate::net::udp::UdpServer;
 use crate::proto::tracker_udp::{DATAGRAM_LEN_MAX, Family, Request, Response};
-use crate::tracker::local;
 use crate::tracker::service::Service;
 
 /// A connection id holds in the window in which it was made and in the next: two to four minutes,
 /// where BEP 15 asks for two.
 const WINDOW: Duration = Duration::from_secs(120);
-/// How long a stop may go unnoticed if the datagram that tells of it is lost.
+/// How long a thread sleeps when the system has no memory, and how long a stop may go unnoticed at
+/// worst.
 const NOTICE: Duration = Duration::from_secs(1);
+
+/// The sockets of a UDP front, one for each of its threads.
+pub(super) struct UdpSockets(Vec<UdpServer>);
+
+impl UdpSockets {
+    /// Binds `address`, as many times as threads are to answer.
+    pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSockets> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = cores.min(TRACKER_UDP_THREADS_MAX);
+        let sockets = (0..threads).map(|_| UdpServer::bind(address, NOTICE));
+        sockets.collect::<io::Result<_>>().map(UdpSockets)
+    }
+}
 
 /// The running UDP front.
 pub(super) struct UdpFront {
-    socket: Arc<Udp>,
+    sockets: Vec<Arc<UdpServer>>,
     stop: Stop,
-    thread: thread::Handle,
+    threads: Vec<thread::Handle>,
 }
 
 impl UdpFront {
-    /// Starts to answer what comes to `socket`.
-    pub(super) fn start(socket: Udp, service: Arc<Service>) -> io::Result<UdpFront> {
-        let socket = Arc::new(socket);
-        let stop = Stop::new();
-        let front =
-            Front { socket: Arc::clone(&socket), stop: stop.clone(), service, ids: Ids::new() };
-        let thread = thread::spawn("tracker-udp", Role::Core, move || front.run())?;
-        Ok(UdpFront { socket, stop, thread })
+    /// Starts to answer what comes to `sockets`.
+    pub(super) fn start(sockets: UdpSockets, service: &Arc<Service>) -> io::Result<UdpFront> {
+        let ids = Ids::new();
+        let (threads, stop) = (Vec::new(), Stop::new());
+        let mut front = UdpFront { sockets: Vec::new(), stop, threads };
+        for (number, socket) in sockets.0.into_iter().enumerate() {
+            let socket = Arc::new(socket);
+            front.sockets.push(Arc::clone(&socket));
+            let (stop, service, ids) = (front.stop.clone(), Arc::clone(service), ids.clone());
+            let worker = Worker { socket, stop, service, ids };
+            let name = format!("tracker-udp-{number}");
+            match thread::spawn(name, Role::Core, move || worker.run()) {
+                Ok(thread) => front.threads.push(thread),
+                Err(error) => {
+                    front.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(front)
     }
 
-    /// Ends it.
+    /// Ends it: what has been received is answered.
     pub(super) fn stop(self) {
         self.stop.stop();
-        // A datagram to itself ends the wait at once.
-        if let Ok(address) = self.socket.local_addr() {
-            let _ = self.socket.send_to(&[], local(address));
-        }
-        self.thread.join();
+        self.sockets.iter().for_each(|socket| socket.shut_down());
+        self.threads.into_iter().for_each(thread::Handle::join);
     }
 }
 
-struct Front {
-    socket: Arc<Udp>,
+struct Worker {
+    socket: Arc<UdpServer>,
     stop: Stop,
     service: Arc<Service>,
     ids: Ids,
 }
 
-impl Front {
+impl Worker {
     fn run(&self) {
-        let mut datagram = [0; DATAGRAM_LEN_MAX];
-        let mut answer = Vec::with_capacity(DATAGRAM_LEN_MAX);
+        let datagrams =
+            || Vec::from_iter((0..DATAGRAMS_MAX).map(|_| Datagram::with_room(DATAGRAM_LEN_MAX)));
+        let (mut requests, mut answers) = (datagrams(), datagrams());
         while !self.stop.is_stopped() {
-            let now = Time::now();
-            let (len, source) = match self.socket.recv_until(&mut datagram, now + NOTICE) {
-                Ok(Some(received)) => received,
-                Ok(None) => continue,
+            let received = match self.socket.receive(&mut requests) {
+                Ok(received) => received,
                 Err(error) => {
                     // Out of memory at worst: it passes, and must not become a loop at full speed.
                     log_limited!(error, "cannot receive over UDP: {error}");
@@ -80,31 +107,44 @@ impl Front {
                     continue;
                 }
             };
-            let Ok(request) = Request::decode(&datagram[..len]) else { continue };
-            figures::TRACKER_UDP.add(1);
-            let response = self.answer(Time::now(), source, request);
-            answer.clear();
-            response.encode(family(source), &mut answer);
-            if let Err(error) = self.socket.send_to(&answer, source) {
-                log_limited!(debug, "cannot answer {source} over UDP: {error}");
+            let mut count = 0;
+            for request in &requests[..received] {
+                count += usize::from(self.answer(request, &mut answers[count]));
             }
+            figures::TRACKER_UDP.add(count as u64);
+            self.socket.send(&answers[..count], |answer, error| {
+                if let Some(source) = answer.source() {
+                    log_limited!(debug, "cannot answer {source} over UDP: {error}");
+                }
+            });
         }
     }
 
-    fn answer(&self, now: Time, source: SocketAddr, request: Request) -> Response {
+    /// Writes the answer to `request`; whether it has one.
+    fn answer(&self, request: &Datagram, answer: &mut Datagram) -> bool {
+        let Some(source) = request.source() else { return false };
+        let Ok(decoded) = Request::decode(&request.bytes) else { return false };
+        answer.answer(request);
+        answer.bytes.clear();
+        let ip = source.ip().to_canonical();
+        self.respond(Time::now(), ip, decoded).encode(family(ip), &mut answer.bytes);
+        true
+    }
+
+    fn respond(&self, now: Time, source: IpAddr, request: Request) -> Response {
         match request {
             Request::Connect { transaction } => {
-                Response::Connect { transaction, connection: self.ids.make(now, source.ip()) }
+                Response::Connect { transaction, connection: self.ids.make(now, source) }
             }
             Request::Announce { connection, transaction, announce } => {
-                if !self.ids.holds(now, source.ip(), connection) {
+                if !self.ids.holds(now, source, connection) {
                     return refusal(transaction);
                 }
-                let announce = self.service.announce(source.ip(), &announce);
+                let announce = self.service.announce(source, &announce);
                 Response::Announce { transaction, announce }
             }
             Request::Scrape { connection, transaction, info_hashes } => {
-                if !self.ids.holds(now, source.ip(), connection) {
+                if !self.ids.holds(now, source, connection) {
                     return refusal(transaction);
                 }
                 let counts = info_hashes.iter().map(|hash| self.service.scrape(hash));
@@ -121,14 +161,15 @@ fn refusal(transaction: u32) -> Response {
     Response::Error { transaction, message: "connection id does not hold (any more)".to_owned() }
 }
 
-fn family(source: SocketAddr) -> Family {
-    match source.ip().to_canonical() {
+fn family(source: IpAddr) -> Family {
+    match source {
         IpAddr::V4(_) => Family::V4,
         IpAddr::V6(_) => Family::V6,
     }
 }
 
 /// Makes and checks connection ids.
+#[derive(Clone)]
 struct Ids(hmac::Key);
 
 impl Ids {

@@ -1,6 +1,7 @@
 //! Other BitTorrent software: aria2, libtorrent, Transmission, and the tracker opentracker.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 use torrent_cache::base::hash::Sha1Hash;
 
 use super::process::Process;
-use super::{free_port, get, temp_dir, wait_for};
+use super::{free_port, get, loopback, temp_dir, wait_for};
 
 /// Which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ pub fn without_proxies(mut command: Command) -> Command {
 #[derive(Debug)]
 pub struct OpenTracker {
     port: u16,
-    _process: Process,
+    process: Process,
     _dir: TempDir,
 }
 
@@ -160,10 +161,19 @@ impl OpenTracker {
         command.arg("-p").arg(port.to_string()).arg("-P").arg(port.to_string());
         command.arg("-d").arg(dir.path());
         let process = Process::spawn("opentracker", command, "opentracker");
-        let tracker = OpenTracker { port, _process: process, _dir: dir };
+        let tracker = OpenTracker { port, process, _dir: dir };
         let url = format!("http://127.0.0.1:{port}/stats");
         wait_for("opentracker", || get(&url, &[]).ok());
         tracker
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it listens, TCP and UDP.
+    pub fn addr(&self) -> SocketAddr {
+        loopback(self.port)
     }
 
     pub fn announce_url(&self) -> String {
