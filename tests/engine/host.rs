@@ -13,7 +13,7 @@ use torrent_cache::engine::{Engine, EngineConfig, Membership, TrackerUrl};
 use torrent_cache::proto::blob::{BlobName, Digest};
 use torrent_cache::proto::geometry::{Geometry, Span};
 use torrent_cache::proto::metainfo::Metainfo;
-use torrent_cache::proto::peer::PeerId;
+use torrent_cache::proto::peer::{PeerId, RawBlock};
 use torrent_cache::store::{Blob, Max, Partial, Store, StoreConfig, Wait};
 
 /// A blob and what the catalog knows of it.
@@ -33,6 +33,13 @@ impl Sample {
         let hashes = bytes.chunks(geometry.piece_len() as usize).map(Sha1Hash::of).collect();
         let metainfo = Metainfo::of_blob(&name, len as u64, hashes).unwrap();
         Sample { bytes, name, metainfo: Arc::new(metainfo) }
+    }
+
+    /// The right bytes of a block.
+    pub fn block(&self, block: RawBlock) -> Vec<u8> {
+        let piece_len = u64::from(self.metainfo.geometry().piece_len());
+        let offset = u64::from(block.piece) * piece_len + u64::from(block.begin);
+        self.slice(Span { offset, len: block.len.into() }).to_vec()
     }
 
     pub fn slice(&self, span: Span) -> &[u8] {

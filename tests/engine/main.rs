@@ -4,4 +4,5 @@ mod announce;
 mod host;
 mod moves;
 mod peer;
+mod quirks;
 mod trouble;

@@ -21,25 +21,30 @@ pub struct Wire {
 impl Wire {
     /// Calls a host and makes the handshake.
     pub fn call(address: SocketAddr, info_hash: Sha1Hash) -> io::Result<Wire> {
+        Wire::call_as(PeerId::random(&mut Rng::from_os()), address, info_hash)
+    }
+
+    /// As [`Wire::call`], with a peer id.
+    pub fn call_as(id: PeerId, address: SocketAddr, info_hash: Sha1Hash) -> io::Result<Wire> {
         let mut wire = Wire::of(TcpStream::connect(address)?)?;
-        wire.greet(info_hash)?;
+        wire.greet_as(id, info_hash)?;
         wire.read_hello()?;
         Ok(wire)
     }
 
-    fn of(stream: TcpStream) -> io::Result<Wire> {
+    /// A connection on which nothing was said yet.
+    pub fn of(stream: TcpStream) -> io::Result<Wire> {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Wire { stream, buf: Vec::new() })
     }
 
-    fn greet(&mut self, info_hash: Sha1Hash) -> io::Result<()> {
+    pub fn greet_as(&mut self, peer_id: PeerId, info_hash: Sha1Hash) -> io::Result<()> {
         let mut hello = Vec::new();
-        let peer_id = PeerId::random(&mut Rng::from_os());
         Handshake::ours(info_hash, peer_id).encode(&mut hello);
         self.stream.write_all(&hello)
     }
 
-    fn read_hello(&mut self) -> io::Result<Handshake> {
+    pub fn read_hello(&mut self) -> io::Result<Handshake> {
         let mut hello = [0; HANDSHAKE_LEN];
         self.stream.read_exact(&mut hello)?;
         let decoded = Handshake::decode(&hello).map_err(io::Error::other)?;
@@ -73,6 +78,32 @@ impl Wire {
         }
     }
 
+    /// What follows the head of a block.
+    pub fn read_body(&mut self, len: u32) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let start = self.buf.len().min(len);
+        let mut body: Vec<u8> = self.buf.drain(..start).collect();
+        body.resize(len, 0);
+        self.stream.read_exact(&mut body[start..])?;
+        Ok(body)
+    }
+
+    /// Answers requests until the connection is closed. `answer` gives a block's bytes, nothing to
+    /// stay silent, or an error to close it.
+    pub fn serve(
+        &mut self,
+        mut answer: impl FnMut(RawBlock) -> io::Result<Option<Vec<u8>>>,
+    ) -> io::Result<()> {
+        while let Some(frame) = self.next()? {
+            if let Frame::Message(Message::Request(block)) = frame
+                && let Some(body) = answer(block)?
+            {
+                self.send_block(block, &body)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads on until the connection is closed.
     ///
     /// # Panics
@@ -92,10 +123,23 @@ pub struct Seeder {
 }
 
 impl Seeder {
-    /// Listens on `ip` and serves one call. `answer` gives a block's bytes, nothing to stay silent,
-    /// or an error to close the connection.
+    /// Listens on `ip` and serves one call, as [`Wire::serve`] does.
     pub fn start(
         ip: IpAddr,
+        answer: impl FnMut(RawBlock) -> io::Result<Option<Vec<u8>>> + Send + 'static,
+    ) -> Seeder {
+        let opening = |wire: &mut Wire| {
+            wire.send(&Message::HaveAll)?;
+            wire.send(&Message::Unchoke)
+        };
+        Seeder::opening_with(ip, PeerId::random(&mut Rng::from_os()), opening, answer)
+    }
+
+    /// As [`Seeder::start`], with a peer id and with what it says after its handshake.
+    pub fn opening_with(
+        ip: IpAddr,
+        id: PeerId,
+        opening: impl FnOnce(&mut Wire) -> io::Result<()> + Send + 'static,
         mut answer: impl FnMut(RawBlock) -> io::Result<Option<Vec<u8>>> + Send + 'static,
     ) -> Seeder {
         let listener = TcpListener::bind((ip, 0)).unwrap();
@@ -104,29 +148,16 @@ impl Seeder {
         let thread = std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             let mut wire = Wire::of(stream).unwrap();
-            let _ = serve(&mut wire, |block| {
-                let _ = asked.send(block);
-                answer(block)
+            let served = wire.read_hello().and_then(|theirs| {
+                wire.greet_as(id, theirs.info_hash)?;
+                opening(&mut wire)?;
+                wire.serve(|block| {
+                    let _ = asked.send(block);
+                    answer(block)
+                })
             });
+            drop(served);
         });
         Seeder { address, requests, thread }
     }
-}
-
-fn serve(
-    wire: &mut Wire,
-    mut answer: impl FnMut(RawBlock) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<()> {
-    let theirs = wire.read_hello()?;
-    wire.greet(theirs.info_hash)?;
-    wire.send(&Message::HaveAll)?;
-    wire.send(&Message::Unchoke)?;
-    while let Some(frame) = wire.next()? {
-        if let Frame::Message(Message::Request(block)) = frame
-            && let Some(body) = answer(block)?
-        {
-            wire.send_block(block, &body)?;
-        }
-    }
-    Ok(())
 }

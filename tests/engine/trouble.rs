@@ -7,18 +7,10 @@ use std::time::Duration;
 
 use torrent_cache::base::figures;
 use torrent_cache::base::hash::Sha1Hash;
-use torrent_cache::proto::geometry::Span;
 use torrent_cache::proto::peer::{Frame, Message, RawBlock};
 
 use crate::host::{Host, Sample, loopback, soon};
 use crate::peer::{Seeder, Wire};
-
-/// The right bytes of a block.
-fn bytes_of(sample: &Sample, block: RawBlock) -> Vec<u8> {
-    let geometry = sample.metainfo.geometry();
-    let offset = u64::from(block.piece) * u64::from(geometry.piece_len()) + u64::from(block.begin);
-    sample.slice(Span { offset, len: block.len.into() }).to_vec()
-}
 
 #[test]
 fn a_peer_that_sends_wrong_bytes_is_banned_and_the_blob_ends_right() {
@@ -26,7 +18,7 @@ fn a_peer_that_sends_wrong_bytes_is_banned_and_the_blob_ends_right() {
     let honest = Host::seeding(2, &sample);
     let lies = Arc::clone(&sample);
     let liar = Seeder::start(loopback(66), move |block| {
-        let mut body = bytes_of(&lies, block);
+        let mut body = lies.block(block);
         body[0] ^= 1;
         Ok(Some(body))
     });
@@ -50,7 +42,7 @@ fn what_a_vanished_seeder_did_not_send_comes_from_upstream_and_no_piece_twice() 
         if left < 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Ok(Some(bytes_of(&served, block)))
+        Ok(Some(served.block(block)))
     });
     let leecher = Host::new(3);
     let fetching = leecher.fetch(&sample, &[seeder.address]);
@@ -186,7 +178,7 @@ fn a_host_does_not_talk_to_itself() {
     let leecher = Host::new(3);
     let fetching = leecher.fetch(&sample, &[leecher.address]);
     let served = Arc::clone(&sample);
-    let seeder = Seeder::start(loopback(69), move |block| Ok(Some(bytes_of(&served, block))));
+    let seeder = Seeder::start(loopback(69), move |block| Ok(Some(served.block(block))));
     fetching.membership.offer_candidates(vec![leecher.address, seeder.address]);
     fetching.expect(&sample);
     assert_eq!(fetching.membership.progress().bytes_from_peers.len(), 1);

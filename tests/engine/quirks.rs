@@ -1,0 +1,224 @@
+//! What other people's clients do, and it is no fault.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use torrent_cache::proto::peer::{Frame, Message, PeerId, RawBlock};
+
+use crate::host::{Host, Sample, loopback};
+use crate::peer::{Seeder, Wire};
+
+/// A client that is not this program.
+const FOREIGN: PeerId = PeerId(*b"-XX0001-abcdefghijkl");
+const BLOCK_LEN: u32 = 16 << 10;
+/// A message with an id that nobody knows, which [`Message`] does not write.
+const UNKNOWN: [u8; 7] = [0, 0, 0, 3, 77, 1, 2];
+const KEEP_ALIVE: [u8; 4] = [0; 4];
+
+/// Fetches a blob from a foreign seeder that opens so and answers as asked.
+fn takes_from(number: u8, opening: impl FnOnce(&mut Wire) -> io::Result<()> + Send + 'static) {
+    let sample = Arc::new(Sample::new(number.into(), 2 << 20));
+    let served = Arc::clone(&sample);
+    let answer = move |block| Ok(Some(served.block(block)));
+    let seeder = Seeder::opening_with(loopback(number), FOREIGN, opening, answer);
+    let leecher = Host::new(3);
+    leecher.fetch(&sample, &[seeder.address]).expect(&sample);
+    let longest = seeder.requests.try_iter().map(|block| block.len).max();
+    assert_eq!(longest, Some(BLOCK_LEN), "others may refuse longer blocks");
+}
+
+/// Of the eight pieces of [`takes_from`].
+fn whole() -> Message {
+    Message::Bitfield(vec![0xff])
+}
+
+#[test]
+fn the_bitfield_may_come_after_messages_of_the_extensions() {
+    takes_from(80, |wire| {
+        for number in [3, 0, 7] {
+            wire.send(&Message::AllowedFast(number))?;
+        }
+        wire.send(&Message::Suggest(5))?;
+        wire.send(&Message::Extended { id: 0, payload: b"d1:md6:ut_pexi1eee".to_vec() })?;
+        wire.send(&Message::Port(6881))?;
+        wire.send(&whole())?;
+        wire.send(&Message::Unchoke)
+    });
+}
+
+#[test]
+fn extensions_that_nobody_knows_are_passed_over() {
+    takes_from(81, |wire| {
+        let handshake = b"d1:md7:lt_junki200e6:ut_nili0ee1:pi70000e4:reqqi-1e1:v0:4:yourd1:xleee";
+        wire.send(&Message::Extended { id: 0, payload: handshake.to_vec() })?;
+        wire.send(&whole())?;
+        for id in [1, 7, 200, 255] {
+            wire.send(&Message::Extended { id, payload: b"\xff no bencode".to_vec() })?;
+        }
+        wire.stream.write_all(&UNKNOWN)?;
+        wire.send(&Message::Unchoke)?;
+        wire.stream.write_all(&UNKNOWN)
+    });
+}
+
+#[test]
+fn keep_alives_may_stand_anywhere_and_arrive_in_parts() {
+    takes_from(82, |wire| {
+        let mut bytes = KEEP_ALIVE.repeat(100);
+        whole().encode(&mut bytes);
+        bytes.extend(KEEP_ALIVE);
+        Message::Unchoke.encode(&mut bytes);
+        bytes.extend(KEEP_ALIVE);
+        wire.stream.set_nodelay(true)?;
+        // The last but one breaks off within a length, and the first block may follow it.
+        bytes.chunks(7).try_for_each(|part| wire.stream.write_all(part))
+    });
+}
+
+#[test]
+fn who_chokes_is_not_asked_whatever_it_allows() {
+    let sample = Arc::new(Sample::new(83, 2 << 20));
+    let served = Arc::clone(&sample);
+    let opening = |wire: &mut Wire| {
+        wire.send(&whole())?;
+        (0..8).try_for_each(|piece| wire.send(&Message::AllowedFast(piece)))?;
+        // It is wanted, and asked for nothing until it says so.
+        while wire.next()? != Some(Frame::Message(Message::Interested)) {}
+        wire.send(&Message::Unchoke)
+    };
+    let answer = move |block| Ok(Some(served.block(block)));
+    let seeder = Seeder::opening_with(loopback(83), FOREIGN, opening, answer);
+    let leecher = Host::new(3);
+    leecher.fetch(&sample, &[seeder.address]).expect(&sample);
+}
+
+/// A foreign peer that is served by a seeder of `sample`.
+fn served(sample: &Sample, seeder: &Host) -> Wire {
+    let info_hash = sample.metainfo.info_hash();
+    let mut wire = Wire::call_as(FOREIGN, seeder.address, info_hash).expect("it is welcome");
+    wire.send(&Message::Interested).expect("it is open");
+    while wire.next().expect("it is open") != Some(Frame::Message(Message::Unchoke)) {}
+    wire
+}
+
+#[test]
+fn a_request_for_128_kib_is_answered_whole() {
+    let sample = Sample::new(84, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let mut wire = served(&sample, &seeder);
+    let asked = RawBlock { piece: 3, begin: 128 << 10, len: 128 << 10 };
+    wire.send(&Message::Request(asked)).expect("it is open");
+    loop {
+        match wire.next().expect("it is open").expect("it stays open") {
+            Frame::Block(block) => {
+                assert_eq!(block, asked);
+                assert!(wire.read_body(block.len).expect("it comes") == sample.block(block));
+                return;
+            }
+            Frame::Message(message) => assert!(!matches!(message, Message::Reject(_))),
+        }
+    }
+}
+
+#[test]
+fn of_twice_as_many_requests_as_we_promise_to_keep_each_is_answered() {
+    const COUNT: u32 = 1000;
+    let sample = Sample::new(85, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let mut wire = served(&sample, &seeder);
+    let block =
+        |at: u32| RawBlock { piece: at / 16 % 8, begin: at % 16 * BLOCK_LEN, len: BLOCK_LEN };
+    let mut requests = Vec::new();
+    (0..COUNT).for_each(|at| Message::Request(block(at)).encode(&mut requests));
+    wire.stream.write_all(&requests).expect("all is taken");
+    let (mut blocks, mut refused) = (0, 0);
+    while blocks + refused < COUNT {
+        match wire.next().expect("it is open").expect("it stays open") {
+            Frame::Block(block) => {
+                assert!(wire.read_body(block.len).expect("it comes") == sample.block(block));
+                blocks += 1;
+            }
+            Frame::Message(Message::Reject(_)) => refused += 1,
+            Frame::Message(_) => {}
+        }
+    }
+    assert!(blocks >= 500, "what the extension handshake promises: {blocks}");
+}
+
+#[test]
+fn connections_on_which_nobody_says_anything_hold_nobody_up() {
+    let sample = Sample::new(86, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    // Callers that say nothing, or half of it, and a host that takes a call and says nothing.
+    let half_open: Vec<TcpStream> = (0..40)
+        .map(|number| {
+            let mut stream = TcpStream::connect(seeder.address).expect("it listens");
+            stream.write_all(&b"\x13BitTorrent protocol"[..number % 20]).expect("it is open");
+            stream
+        })
+        .collect();
+    let silent = TcpListener::bind((loopback(86), 0)).expect("a port is free");
+    let leecher = Host::new(3);
+    let candidates = [silent.local_addr().expect("it is bound"), seeder.address];
+    leecher.fetch(&sample, &candidates).expect(&sample);
+    drop(half_open);
+}
+
+#[test]
+fn who_calls_a_second_time_is_turned_away_and_the_first_link_stays() {
+    let sample = Sample::new(87, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let mut first = served(&sample, &seeder);
+    for _ in 0..3 {
+        let again = Wire::call_as(FOREIGN, seeder.address, sample.metainfo.info_hash());
+        again.expect("who it is shows later").expect_closed();
+    }
+    first.send(&Message::Request(RawBlock { piece: 0, begin: 0, len: 1 })).expect("it is open");
+    let mut next = || first.next().expect("it is open").expect("it stays open");
+    while !matches!(next(), Frame::Block(_)) {}
+}
+
+/// A peer with this id that calls a host while the host calls it: which of the two links is kept,
+/// the one that the peer called for or the other.
+fn crossed(number: u8, id: PeerId) -> &'static str {
+    let sample = Arc::new(Sample::new(number.into(), 2 << 20));
+    let leecher = Host::new(3);
+    let listener = TcpListener::bind((loopback(number), 0)).expect("a port is free");
+    let address: SocketAddr = listener.local_addr().expect("it is bound");
+    let fetching = leecher.fetch(&sample, &[address]);
+    let (stream, _) = listener.accept().expect("it calls");
+    // Neither side knows yet that the other is who it called.
+    let info_hash = sample.metainfo.info_hash();
+    let theirs = Wire::of(stream).and_then(|mut wire| {
+        wire.read_hello()?;
+        Ok(wire)
+    });
+    let ours = Wire::call_as(id, leecher.address, info_hash).expect("it is welcome");
+    let mut theirs = theirs.expect("it greets");
+    theirs.greet_as(id, info_hash).expect("it is open");
+    let (closed, one_closed) = std::sync::mpsc::channel();
+    let links = [(ours, "the peer's"), (theirs, "the host's")].map(|(mut wire, name)| {
+        let (closed, served) = (closed.clone(), Arc::clone(&sample));
+        let stream = wire.stream.try_clone().expect("a descriptor is free");
+        std::thread::spawn(move || {
+            let _ = wire.serve(|block| Ok(Some(served.block(block))));
+            let _ = closed.send(name);
+        });
+        (stream, name)
+    });
+    let dropped = one_closed.recv_timeout(Duration::from_secs(30)).expect("one is closed");
+    let (mut stream, kept) = links.into_iter().find(|(_, name)| *name != dropped).expect("two");
+    let mut opening = Vec::new();
+    [whole(), Message::Unchoke].iter().for_each(|message| message.encode(&mut opening));
+    stream.write_all(&opening).expect("the other stays");
+    fetching.expect(&sample);
+    kept
+}
+
+#[test]
+fn of_two_calls_that_cross_the_one_of_the_lower_peer_id_is_kept() {
+    assert_eq!(crossed(88, PeerId([1; 20])), "the peer's");
+    assert_eq!(crossed(89, PeerId([0xff; 20])), "the host's");
+}
