@@ -40,6 +40,12 @@ pub const SUPERBLOCK_LEN_MAX: u64 = 128 << 20;
 /// thousands of the usual. A vector that grows may have twice as much. When full, the next are
 /// relayed, and their deltas not shared.
 pub const SUPERBLOCKS_BYTES_MAX: u64 = 2 * SUPERBLOCK_LEN_MAX;
+/// The most that a part of a delta is unpacked to: it is done in memory. libostree fills a part
+/// with 32 MB by default.
+pub const PART_UNPACKED_LEN_MAX: usize = 64 << 20;
+/// The most memory that unpacking takes beside, in KiB: what `xz -9` asks for, and room. libostree
+/// compresses with `-8`, half of it.
+pub const PART_XZ_KIB_MAX: u32 = (64 << 10) + 1024;
 /// The most static deltas that one index or summary may list; 100 bytes are kept of each.
 pub const DELTAS_LISTED_MAX: usize = 65_536;
 

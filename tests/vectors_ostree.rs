@@ -6,14 +6,18 @@ mod change;
 #[path = "vectors/laws_ostree.rs"]
 mod laws;
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use change::try_changed;
 use torrent_cache::base::hash::sha256;
 use torrent_cache::proto::ostree::delta::{
-    DeltaError, Superblock, listed_in_index, listed_in_summary,
+    DeltaError, Superblock, contents, listed_in_index, listed_in_summary,
 };
-use torrent_cache::proto::ostree::{Checksum, DeltaId};
+use torrent_cache::proto::ostree::object::Object;
+use torrent_cache::proto::ostree::part::{Objects, PartError, unpack};
+use torrent_cache::proto::ostree::{Checksum, DeltaId, ObjectKind};
 
 fn file(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/ostree").join(name);
@@ -121,4 +125,127 @@ fn changed_metadata_is_refused_or_within_the_bounds() {
     vectors.push(format!("/repo/{}/12", delta.dir()).into_bytes());
     vectors.push(format!("/repo/objects/ab/{}.filez", "0".repeat(62)).into_bytes());
     try_changed(&vectors, laws::ostree);
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let byte = |hex: &[u8]| u8::from_str_radix(str::from_utf8(hex).unwrap(), 16).unwrap();
+    hex.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// What the archive repository has of a file, by its checksum: the file's beginning, up to its
+/// compressed bytes.
+fn heads() -> BTreeMap<String, Vec<u8>> {
+    let heads = text("whole.heads");
+    let heads = heads.lines().map(|line| line.split_once(' ').unwrap());
+    heads.map(|(name, hex)| (name.to_owned(), bytes(hex))).collect()
+}
+
+/// What raw deflate holds that is not compressed (RFC 1951 section 3.2.4).
+fn inflated(mut packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let (head, rest) = packed.split_at(5);
+        let len = u16::from_le_bytes([head[1], head[2]]);
+        assert_eq!(!len, u16::from_le_bytes([head[3], head[4]]));
+        let (block, rest) = rest.split_at(usize::from(len));
+        bytes.extend_from_slice(block);
+        packed = rest;
+        match head[0] {
+            0 => {}
+            1 => return bytes,
+            other => panic!("a block of kind {other}"),
+        }
+        assert!(!packed.is_empty());
+    }
+}
+
+#[test]
+fn a_part_gives_the_objects_that_the_repository_has() {
+    let superblocks = ["whole.superblock", "whole-inline.superblock"].map(file);
+    let [own, inline] = superblocks.each_ref().map(|bytes| contents(bytes).unwrap()[0]);
+    assert_eq!(own.inline, None);
+    let part = file("whole.part");
+    // The commit's time is the same: so are all bytes, wherever they are.
+    for (names, part) in [(own, &part[..]), (inline, inline.inline.unwrap())] {
+        let unpacked = unpack(part).unwrap();
+        let objects = Objects::new(&unpacked, names).unwrap();
+        let objects: Vec<Object> = objects.map(Result::unwrap).collect();
+        assert_eq!(objects.len().to_string(), counted("whole", "openspliceclose"));
+        let mut heads = heads();
+        for object in &objects {
+            let archived = object.archived().expect("it is right");
+            if object.kind != ObjectKind::FileZ {
+                assert_eq!(sha256(&archived), object.checksum.0);
+                continue;
+            }
+            let head = heads.remove(&object.checksum.to_string()).expect("a file of it");
+            let (ours, packed) = archived.split_at(head.len());
+            assert_eq!(ours, head, "{}", object.checksum);
+            match object.file.unwrap().numbers[2] & 0o170_000 {
+                0o100_000 => assert_eq!(inflated(packed), object.bytes),
+                _ => assert!(packed.is_empty(), "a link has no bytes"),
+            }
+        }
+        assert!(heads.is_empty(), "all of them: {heads:?}");
+    }
+}
+
+/// How many operations of this kind `ostree static-delta show` has counted in the one part.
+fn counted(name: &str, operation: &str) -> String {
+    let text = text(&format!("{name}.txt"));
+    let (_, rest) = text.split_once(&format!("{operation}=")).unwrap();
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn objects_that_are_made_of_others_are_left_out() {
+    for (name, made_of_others) in [("changed", 2), ("unpatched", 1)] {
+        assert_eq!(counted(name, " open"), made_of_others.to_string());
+        let superblock = file(&format!("{name}.superblock"));
+        let names = contents(&superblock).unwrap()[0];
+        let unpacked = unpack(&file(&format!("{name}.part"))[..]).unwrap();
+        let objects = Objects::new(&unpacked, names).unwrap();
+        let objects: Vec<Object> = objects.map(Result::unwrap).collect();
+        assert_eq!(objects.len() + made_of_others, names.len(), "{name}");
+        // So the others have kept their places.
+        assert!(objects.iter().all(|object| object.archived().is_some()), "{name}");
+        let new = objects.iter().any(|object| object.bytes == b"new\n");
+        assert!(new, "{name}");
+    }
+}
+
+#[test]
+fn an_object_that_is_not_what_it_is_named_for_is_not_made() {
+    let superblock = file("whole.superblock");
+    let names = contents(&superblock).unwrap()[0];
+    let mut unpacked = unpack(&file("whole.part")[..]).unwrap();
+    let at = unpacked.windows(9).position(|window| window == b"\n1000\n100").unwrap();
+    unpacked[at + 1] = b'2';
+    let objects = Objects::new(&unpacked, names).unwrap().map(Result::unwrap);
+    let wrong: Vec<Object> = objects.filter(|object| object.archived().is_none()).collect();
+    let [wrong] = wrong.as_slice() else { panic!("one of them: {wrong:?}") };
+    assert!(wrong.bytes.starts_with(b"1\n2\n3\n"));
+}
+
+#[test]
+fn a_part_that_asks_for_too_much_is_refused() {
+    // printf 'a part' | xz --lzma2=dict=256MiB
+    const LARGE: &str = "fd377a585a000004e6d6b44602002101200000000988a5760100056120706172740000\
+        00830bb27afe0c955300011e06c12fa41d1fb6f37d010000000004595a";
+    let small = file("whole.part");
+    let large = [&b"x"[..], &bytes(LARGE)].concat();
+    let refused = unpack(&large[..]);
+    let kind = io::ErrorKind::OutOfMemory;
+    assert!(matches!(&refused, Err(PartError::Read(error)) if error.kind() == kind), "{refused:?}");
+    assert!(matches!(unpack(&small[..100]), Err(PartError::Read(_))), "cut");
+    assert!(matches!(unpack(&b"z"[..]), Err(PartError::Compression(b'z'))));
+    assert!(matches!(unpack(std::io::repeat(0)), Err(PartError::TooLong)));
+    assert_eq!(unpack(&b"\0plain"[..]).unwrap(), b"plain");
+}
+
+#[test]
+fn changed_parts_are_refused_or_within_the_bounds() {
+    let packed = file("changed.part");
+    let unpacked = unpack(&packed[..]).unwrap();
+    try_changed(&[packed, unpacked], laws::part);
 }

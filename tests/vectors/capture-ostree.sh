@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes ostree/ again with the ostree of this machine: superblocks of every kind, a summary, an
-# index, and what `ostree static-delta show` says of the first.
+# index, what `ostree static-delta show` says of the first; and parts, with what is in them.
 set -euo pipefail
 out=$(cd "$(dirname "$0")" && pwd)/ostree
 work=$(mktemp -d)
@@ -52,3 +52,48 @@ keep swapped "$other"
 # Debian builds ostree without ed25519; the form around the superblock is the same.
 OSTREE_DUMMY_SIGN_ENABLED=1 run static-delta generate --empty --sign-type=dummy --sign=key other
 cp "$(delta "$other")/superblock" "$out/signed.superblock"
+
+# Parts, with what is in them: files of each kind, whole; then some that are made of others.
+keep_part() { # NAME FROM-TO
+  keep "$1" "$2"
+  rm "$out/$1.sums"
+  cp "$(delta "$2")/0" "$out/$1.part"
+}
+# What each file begins with before its compressed bytes: its header, and the length of that.
+heads() {
+  python3 - "$@" <<'EOF'
+import pathlib, sys
+for path in sorted(pathlib.Path("repo/objects").glob("*/*.filez")):
+    file = path.read_bytes()
+    print(path.parent.name + path.stem, file[: 8 + int.from_bytes(file[:4], "big")].hex())
+EOF
+}
+rm -rf repo tree && mkdir -p tree/sub/empty
+run init --mode=archive
+seq 3000 >tree/text
+seq 40000 >tree/long
+seq 5000 9000 | sed 's/1/x/' >tree/sub/patched
+head -c 140000 /dev/zero >tree/zeros
+: >tree/none
+ln -s text tree/link
+ln -s "/usr/$(head -c 300 /dev/zero | tr '\0' x)/far" tree/sub/link
+printf '#!/bin/sh\n' >tree/run && chmod 755 tree/run
+python3 -c 'import os
+os.setxattr("tree/text", "user.one", b"1")
+os.setxattr("tree/text", "user.long", bytes(300))'
+run commit -b files --tree=dir=tree -s files
+files=$(ostree --repo=repo rev-parse files)
+run static-delta generate --empty files
+keep_part whole "$files"
+heads >"$out/whole.heads"
+run static-delta generate --empty --inline --swap-endianness files
+cp "$(delta "$files")/superblock" "$out/whole-inline.superblock"
+{ seq 20000; echo new; seq 20001 40000; } >tree/long
+seq 5000 9000 | sed 's/1/y/' >tree/sub/patched
+echo new >tree/new
+run commit -b files --tree=dir=tree -s changed
+changed=$(ostree --repo=repo rev-parse files)
+run static-delta generate --from="$files" --to=files
+keep_part changed "$files-$changed"
+run static-delta generate --from="$files" --to=files --disable-bsdiff
+keep_part unpatched "$files-$changed"

@@ -1,7 +1,13 @@
 //! What must hold for the codecs of OSTree and any input at all. Used as the laws beside it are.
 
-use torrent_cache::limits::{BLOB_LEN_MAX, DELTA_PARTS_MAX, DELTAS_LISTED_MAX};
-use torrent_cache::proto::ostree::delta::{Superblock, listed_in_index, listed_in_summary};
+use torrent_cache::base::hash::sha256;
+use torrent_cache::limits::{
+    BLOB_LEN_MAX, DELTA_PARTS_MAX, DELTAS_LISTED_MAX, PART_UNPACKED_LEN_MAX,
+};
+use torrent_cache::proto::ostree::delta::{
+    Superblock, contents, listed_in_index, listed_in_summary,
+};
+use torrent_cache::proto::ostree::part::{Objects, unpack};
 use torrent_cache::proto::ostree::{self, DeltaId, RepoPath};
 
 /// A path of a repository has one spelling, and the metadata of deltas keeps its bounds.
@@ -25,8 +31,48 @@ pub fn ostree(input: &[u8]) {
         assert!(superblock.parts.len() <= DELTA_PARTS_MAX);
         assert!(superblock.parts.iter().all(|part| part.size > 0));
         assert!(superblock.parts.iter().map(|part| part.size).sum::<u64>() <= BLOB_LEN_MAX);
+        let contents = contents(input).expect("what can be read of it can be read");
+        assert_eq!(contents.len(), superblock.parts.len());
+        for (contents, part) in contents.iter().zip(&superblock.parts) {
+            assert_eq!(contents.inline.is_some(), part.is_inline);
+            assert!(contents.len() * 33 <= input.len());
+            assert_eq!(contents.object(contents.len()), None);
+        }
     }
     for listed in [listed_in_index(input), listed_in_summary(input)] {
         assert!(listed.map_or(0, |deltas| deltas.len()) <= DELTAS_LISTED_MAX);
     }
+}
+
+/// The names of what the part in `whole.part` holds.
+const SUPERBLOCK: &[u8] = include_bytes!("ostree/whole.superblock");
+
+/// A part, packed or not, gives objects within the bounds, and makes none that is not the one that
+/// it is named for.
+pub fn part(input: &[u8]) {
+    if let Ok(unpacked) = unpack(input) {
+        assert!(unpacked.len() <= PART_UNPACKED_LEN_MAX);
+        objects(&unpacked);
+    }
+    objects(input);
+}
+
+fn objects(unpacked: &[u8]) {
+    let contents = contents(SUPERBLOCK).expect("a superblock")[0];
+    let Ok(objects) = Objects::new(unpacked, contents) else { return };
+    let mut cost = 0;
+    let mut failed = false;
+    for (count, object) in objects.enumerate() {
+        assert!(count <= contents.len() && !failed);
+        let Ok(object) = object else {
+            failed = true;
+            continue;
+        };
+        cost += object.cost();
+        if let Some(archived) = object.archived() {
+            let is_file = object.file.is_some();
+            assert!(is_file || sha256(&archived) == object.checksum.0);
+        }
+    }
+    assert!(cost <= PART_UNPACKED_LEN_MAX);
 }

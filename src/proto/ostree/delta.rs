@@ -7,7 +7,7 @@ use crate::base::hash::sha256;
 use crate::limits::{BLOB_LEN_MAX, DELTA_PARTS_MAX, DELTAS_LISTED_MAX};
 use crate::proto::ostree::gvariant::{Array, Malformed, Tuple, dictionary, look_up};
 use crate::proto::ostree::layout::Layout;
-use crate::proto::ostree::{Checksum, DeltaId};
+use crate::proto::ostree::{Checksum, DeltaId, ObjectKind};
 
 /// What a signed superblock begins with (`OSTREE_STATIC_DELTA_SIGNED_MAGIC`).
 const SIGNED_MAGIC: &[u8; 8] = b"OSTSGNDT";
@@ -75,22 +75,9 @@ impl Superblock {
     /// # Errors
     /// If it is not that, or breaks a bound.
     pub fn decode(input: &[u8]) -> Result<Superblock, DeltaError> {
-        let bytes = if input.starts_with(SIGNED_MAGIC) { unsigned(input)? } else { input };
-        // (a{sv} t ay ay (a{sv}aya(say)sstayay) ay a(uayttay) a(yaytt))
-        let mut fields = Tuple::new(bytes, 6)?;
-        let metadata = fields.framed(8)?;
-        let _timestamp: [u8; 8] = fields.fixed()?;
-        let from = optional_checksum(fields.framed(1)?)?;
-        let to = checksum(fields.framed(1)?)?;
-        let commit = fields.framed(8)?;
-        let _parents = fields.framed(1)?;
-        let entries = fields.framed(8)?;
-        let _fallbacks = fields.last(8)?;
-        if sha256(commit) != to.0 {
-            return Err(DeltaError::Commit);
-        }
-        let id = DeltaId { from, to };
-        Ok(Superblock { id, parts: parts(entries, metadata, &id)? })
+        let fields = Fields::of(input)?;
+        let parts = fields.parts()?.into_iter().map(|(part, _)| part).collect();
+        Ok(Superblock { id: fields.id, parts })
     }
 
     /// The files of the delta whose superblock this is, `len` bytes long. `None`: some parts are
@@ -113,54 +100,138 @@ fn unsigned(input: &[u8]) -> Result<&[u8], Malformed> {
     fields.framed(1)
 }
 
-fn parts(entries: &[u8], metadata: &[u8], id: &DeltaId) -> Result<Vec<Part>, DeltaError> {
-    let is_big_endian = look_up(metadata, "ostree.endianness", "y")? == Some(b"B");
-    let inline = inline_parts(metadata, id)?;
-    let entries = Array::new(entries, 8)?;
-    if entries.len() > DELTA_PARTS_MAX {
-        return Err(DeltaError::TooManyParts);
-    }
-    let mut parts = Vec::with_capacity(entries.len());
-    let mut total: u64 = 0;
-    for (number, entry) in entries.enumerate() {
-        // (u ay t t ay)
-        let mut entry = Tuple::new(entry?, 1)?;
-        let _version: [u8; 4] = entry.fixed()?;
-        let checksum = checksum(entry.framed(1)?)?;
-        let size: [u8; 8] = entry.fixed()?;
-        let _uncompressed: [u8; 8] = entry.fixed()?;
-        if !entry.last(1)?.len().is_multiple_of(OBJECT_LEN) {
-            return Err(DeltaError::Malformed);
-        }
-        let size = if is_big_endian { u64::from_be_bytes(size) } else { u64::from_le_bytes(size) };
-        total = total.checked_add(size).ok_or(DeltaError::PartSize)?;
-        if size == 0 || total > BLOB_LEN_MAX {
-            return Err(DeltaError::PartSize);
-        }
-        let is_inline = inline.binary_search(&number).is_ok();
-        parts.push(Part { checksum, size, is_inline });
-    }
-    Ok(parts)
+/// What the superblock says, as it lies there.
+struct Fields<'a> {
+    metadata: &'a [u8],
+    id: DeltaId,
+    entries: &'a [u8],
 }
 
-/// The numbers of the parts that the metadata carries under their paths, sorted.
-fn inline_parts(metadata: &[u8], id: &DeltaId) -> Result<Vec<usize>, DeltaError> {
+impl<'a> Fields<'a> {
+    fn of(input: &'a [u8]) -> Result<Fields<'a>, DeltaError> {
+        let bytes = if input.starts_with(SIGNED_MAGIC) { unsigned(input)? } else { input };
+        // (a{sv} t ay ay (a{sv}aya(say)sstayay) ay a(uayttay) a(yaytt))
+        let mut fields = Tuple::new(bytes, 6)?;
+        let metadata = fields.framed(8)?;
+        let _timestamp: [u8; 8] = fields.fixed()?;
+        let from = optional_checksum(fields.framed(1)?)?;
+        let to = checksum(fields.framed(1)?)?;
+        let commit = fields.framed(8)?;
+        let _parents = fields.framed(1)?;
+        let entries = fields.framed(8)?;
+        let _fallbacks = fields.last(8)?;
+        if sha256(commit) != to.0 {
+            return Err(DeltaError::Commit);
+        }
+        Ok(Fields { metadata, id: DeltaId { from, to }, entries })
+    }
+
+    /// The parts, and what each holds.
+    fn parts(&self) -> Result<Vec<(Part, Contents<'a>)>, DeltaError> {
+        let is_big_endian = look_up(self.metadata, "ostree.endianness", "y")? == Some(b"B");
+        let number_of = |bytes| {
+            if is_big_endian { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
+        };
+        let inline = inline_parts(self.metadata, &self.id)?;
+        let entries = Array::new(self.entries, 8)?;
+        if entries.len() > DELTA_PARTS_MAX {
+            return Err(DeltaError::TooManyParts);
+        }
+        let mut parts = Vec::with_capacity(entries.len());
+        let mut total: u64 = 0;
+        for (number, entry) in entries.enumerate() {
+            // (u ay t t ay)
+            let mut entry = Tuple::new(entry?, 1)?;
+            let _version: [u8; 4] = entry.fixed()?;
+            let checksum = checksum(entry.framed(1)?)?;
+            let size = number_of(entry.fixed()?);
+            let _objects_len: [u8; 8] = entry.fixed()?;
+            let objects = entry.last(1)?;
+            if !objects.len().is_multiple_of(OBJECT_LEN) {
+                return Err(DeltaError::Malformed);
+            }
+            total = total.checked_add(size).ok_or(DeltaError::PartSize)?;
+            if size == 0 || total > BLOB_LEN_MAX {
+                return Err(DeltaError::PartSize);
+            }
+            let found = inline.binary_search_by_key(&number, |(number, _)| *number).ok();
+            let inline = found.and_then(|at| inline.get(at)).map(|(_, bytes)| *bytes);
+            let part = Part { checksum, size, is_inline: inline.is_some() };
+            parts.push((part, Contents { objects, inline }));
+        }
+        Ok(parts)
+    }
+}
+
+/// What one part holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents<'a> {
+    /// [`OBJECT_LEN`] bytes for each object, in the order in which the part makes them.
+    objects: &'a [u8],
+    /// The bytes of the part, if the superblock carries them: they are as a file's would be.
+    pub inline: Option<&'a [u8]>,
+}
+
+impl Contents<'_> {
+    /// How many objects there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len() / OBJECT_LEN
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// The object that the part makes after `index` others; `None`: it makes no more, or one of no
+    /// kind that is known.
+    #[must_use]
+    pub fn object(&self, index: usize) -> Option<(Checksum, ObjectKind)> {
+        let at = index.checked_mul(OBJECT_LEN)?;
+        let (kind, name) = self.objects.get(at..at.checked_add(OBJECT_LEN)?)?.split_first()?;
+        // `OstreeObjectType`, of what a part may hold.
+        let kind = match kind {
+            1 => ObjectKind::FileZ,
+            2 => ObjectKind::DirTree,
+            3 => ObjectKind::DirMeta,
+            4 => ObjectKind::Commit,
+            _ => return None,
+        };
+        Some((checksum(name).ok()?, kind))
+    }
+}
+
+/// What the parts hold of the delta whose superblock `input` is, in the order of their numbers.
+///
+/// # Errors
+/// As [`Superblock::decode`].
+pub fn contents(input: &[u8]) -> Result<Vec<Contents<'_>>, DeltaError> {
+    Ok(Fields::of(input)?.parts()?.into_iter().map(|(_, contents)| contents).collect())
+}
+
+/// The parts that the metadata carries under their paths, by number, sorted.
+fn inline_parts<'a>(
+    metadata: &'a [u8],
+    id: &DeltaId,
+) -> Result<Vec<(usize, &'a [u8])>, DeltaError> {
     let dir = id.dir();
-    let mut numbers = Vec::new();
+    let mut parts = Vec::new();
     for pair in dictionary(metadata)? {
         let (key, value) = pair?;
         let number = key.strip_prefix(&dir).and_then(|rest| rest.strip_prefix('/'));
         if let Some(number) = number.and_then(|number| number.parse().ok())
             && value.signature == b"(yay)"
         {
-            if numbers.len() == DELTA_PARTS_MAX {
+            if parts.len() == DELTA_PARTS_MAX {
                 return Err(DeltaError::TooManyParts);
             }
-            numbers.push(number);
+            parts.push((number, value.bytes));
         }
     }
-    numbers.sort_unstable();
-    Ok(numbers)
+    parts.sort_unstable_by_key(|(number, _)| *number);
+    Ok(parts)
 }
 
 /// Reads a file `….index`: the deltas that lead to one commit, each with the SHA-256 of its

@@ -13,7 +13,7 @@
 pub(super) struct Malformed;
 
 /// The width of the framing offsets of a container of `len` bytes.
-fn offset_width(len: usize) -> usize {
+pub(super) fn offset_width(len: usize) -> usize {
     match len {
         0..=0xff => 1,
         0x100..=0xffff => 2,
@@ -115,6 +115,17 @@ impl<'a> Array<'a> {
         self.bytes.len().saturating_sub(self.elements_end).checked_div(self.width).unwrap_or(0)
     }
 
+    /// The element at `index`; `None`: there are fewer, or its framing offsets are wrong.
+    pub(super) fn get(&self, index: usize) -> Option<&'a [u8]> {
+        let table = self.bytes.get(self.elements_end..)?;
+        let end_of = |index: usize| {
+            let at = index.checked_mul(self.width)?;
+            offset(table.get(at..at.checked_add(self.width)?)?).ok()
+        };
+        let before = index.checked_sub(1).map_or(Some(0), end_of)?;
+        self.bytes.get(aligned(before, self.alignment).ok()?..end_of(index)?)
+    }
+
     fn element(&mut self) -> Result<&'a [u8], Malformed> {
         let offset_end = self.next_offset.checked_add(self.width).ok_or(Malformed)?;
         let to = offset(self.bytes.get(self.next_offset..offset_end).ok_or(Malformed)?)?;
@@ -208,6 +219,10 @@ mod tests {
     fn the_array_of_the_specification() {
         let array = Array::new(b"i\0can\0has\0strings?\0\x02\x06\x0a\x13", 1).unwrap();
         assert_eq!(array.len(), 4);
+        assert_eq!(
+            [1, 3, 4].map(|at| array.get(at)),
+            [Some(&b"can\0"[..]), Some(b"strings?\0"), None]
+        );
         let texts: Vec<&str> = array.map(|element| text(element.unwrap()).unwrap()).collect();
         assert_eq!(texts, ["i", "can", "has", "strings?"]);
         assert_eq!(Array::new(b"", 1).unwrap().count(), 0);

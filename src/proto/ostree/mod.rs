@@ -1,11 +1,13 @@
-//! OSTree archive repositories: what their paths name (libostree, `ostree-core.c`), and what the
-//! metadata of static deltas says ([`delta`]).
+//! OSTree archive repositories: what their paths name (libostree, `ostree-core.c`), what the
+//! metadata of static deltas says ([`delta`]), and the objects inside their parts ([`part`]).
 //!
 //! A static delta is a directory of a `superblock`, which lists the parts with their SHA-256 and
 //! size, and the parts `0`, `1`, …. It leads from one commit, or from nothing, to another.
 
 pub mod delta;
 pub mod layout;
+pub mod object;
+pub mod part;
 
 mod gvariant;
 
