@@ -312,6 +312,20 @@ pub const FILE_OUTAGES_MAX: usize = 256;
 /// What is noted of a file beside its body: its URL and a few header fields.
 pub const FILE_NOTES_LEN_MAX: usize = 24 << 10;
 
+// Objects out of deltas.
+
+/// Deltas whose parts may be unpacked for objects: those that were served last. Of each is known
+/// which part makes which object, 16 bytes for each of up to [`FILES_MAX`].
+pub const DELTAS_UNPACKED_MAX: usize = 8;
+/// A superblock up to this length is read for that. One of [`FILES_MAX`] objects has 9 MB.
+pub const UNPACKED_SUPERBLOCK_LEN_MAX: usize = 16 << 20;
+const _: () = assert!(FILES_MAX * 33 < UNPACKED_SUPERBLOCK_LEN_MAX);
+/// How long a request for an object waits for the part that makes it, while the delta comes, and
+/// for others to be unpacked: what it would fetch from upstream is on the same way. Shorter than
+/// the 30 s of silence after which clients give up; where the upstream is so slow, a delta saves
+/// most.
+pub const PART_AWAITED: Duration = Duration::from_secs(20);
+
 /// Between two looks through the repositories of this host.
 pub const ROOTS_PAUSE: Duration = Duration::from_secs(10);
 

@@ -24,6 +24,7 @@ const LAWS: &[(&str, Law)] = &[
     ("metainfo", laws::metainfo),
     ("oci", laws_http::oci),
     ("ostree", laws_ostree::ostree),
+    ("ostree_part", laws_ostree::part),
     ("peer", laws::peer),
     ("udp", laws::udp),
     ("url", laws_http::url),

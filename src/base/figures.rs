@@ -81,6 +81,14 @@ figures! {
         Counter FILES_EVICTED "reason=\"room\"",
         Counter FILES_DAMAGED "reason=\"damaged\"",
     }
+    "torrent_cache_unpacked_objects_total", "Objects taken out of parts of static deltas.": {
+        Counter OBJECTS_UNPACKED ""
+    }
+    "torrent_cache_unpacked_parts_total", "Parts to be unpacked for objects, by how it ended.": {
+        Counter PARTS_UNPACKED "outcome=\"done\"",
+        Counter PARTS_LATE "outcome=\"late\"",
+        Counter PARTS_FAILED "outcome=\"failed\"",
+    }
     "torrent_cache_digest_mismatches_total", "Bodies whose digest was wrong, by who sent them.": {
         Counter MISMATCHES_UPSTREAM "source=\"upstream\"",
         Counter MISMATCHES_PEER "source=\"peer\"",

@@ -66,18 +66,23 @@ pub(super) struct Claimant {
 
 impl Claimant {
     pub(super) fn of(origin: &Origin) -> Claimant {
-        let repository = match ostree::parse(origin.url.path()) {
-            Some((repository, _)) => {
-                Url { target: format!("{repository}/"), ..origin.url.clone() }.to_string()
-            }
-            // The repository is all of the URL before the blob's own name.
-            None => {
-                let url = origin.url.to_string();
-                url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).to_owned()
-            }
-        };
-        Claimant { scope: Scope(repository), credential: Credential::of_headers(&origin.headers) }
+        let credential = Credential::of_headers(&origin.headers);
+        Claimant { scope: scope_of(&origin.url), credential }
     }
+}
+
+/// The repository of a blob, or of a file of a delta, that is at `url`.
+pub(super) fn scope_of(url: &Url) -> Scope {
+    Scope(match ostree::parse(url.path()) {
+        Some((repository, _)) => {
+            Url { target: format!("{repository}/"), ..url.clone() }.to_string()
+        }
+        // The repository is all of the URL before the blob's own name.
+        None => {
+            let url = url.to_string();
+            url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).to_owned()
+        }
+    })
 }
 
 impl Fetcher {

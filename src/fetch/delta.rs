@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::{ContentHasher, sha256};
+use crate::fetch::access::scope_of;
 use crate::fetch::files::{Flight, Seat};
 use crate::fetch::job::{Conductor, Job, Start};
 use crate::fetch::open::DeltaFile;
@@ -158,6 +159,7 @@ impl Fetcher {
                 }
                 Ok(reader) => {
                     if let Some(layout) = &reader.layout {
+                        self.unpacker.note(scope_of(&request.superblock.url).0, name, layout);
                         self.deltas.lock().serve(url, name, Arc::clone(layout));
                         flight.land();
                     }

@@ -123,6 +123,14 @@ impl Job {
         }
     }
 
+    /// What of it is here, if it is open.
+    pub(super) fn partial(&self) -> Option<Arc<Partial>> {
+        match &*self.phase.lock() {
+            Phase::Open(partial) => Some(Arc::clone(partial)),
+            _ => None,
+        }
+    }
+
     fn set_phase(&self, to: Phase) {
         *self.phase.lock() = to;
         self.changed.wake_all();

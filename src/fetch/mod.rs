@@ -56,7 +56,7 @@ use crate::store::{SeedEntry, Store};
 use crate::upstream::Upstream;
 
 use self::delta::Deltas;
-use self::files::{Flights, Outages};
+use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
 use self::room::Room;
@@ -86,6 +86,7 @@ pub struct Fetcher {
     judging: Arc<Room>,
     flights: Flights,
     outages: Outages,
+    unpacker: Unpacker,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
@@ -142,6 +143,7 @@ impl Fetcher {
             judging: Room::new(limits::SUPERBLOCK_LEN_MAX),
             flights: Flights::new(),
             outages: Outages::new(),
+            unpacker: Unpacker::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),

@@ -287,6 +287,12 @@ impl Feed {
         span.len == 0 || self.state.lock().readable_from(span.offset) >= span.end()
     }
 
+    /// How many bytes are readable in all.
+    #[must_use]
+    pub fn readable(&self) -> u64 {
+        self.state.lock().runs.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// How many bytes are readable from the first on.
     #[must_use]
     pub fn prefix(&self) -> u64 {

@@ -22,7 +22,7 @@ use crate::log_limited;
 use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::file_name;
-use crate::proto::ostree::{Checksum, ObjectKind};
+use crate::proto::ostree::{Checksum, ObjectKind, object_path};
 use crate::store::backend::write_all_at;
 use crate::store::blob::{Blob, open_file};
 use crate::store::error::StoreError;
@@ -327,9 +327,7 @@ fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
 /// `None`: it is not there.
 #[must_use]
 pub fn object(repository: &Path, checksum: &Checksum, kind: ObjectKind) -> Option<(File, u64)> {
-    let hex = checksum.to_string();
-    let (start, rest) = hex.split_at(2);
-    let path = repository.join(format!("objects/{start}/{rest}.{}", kind.ending()));
+    let path = repository.join(object_path(checksum, kind));
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
     let meta = file.metadata().ok().filter(Metadata::is_file)?;
     Some((file, meta.len()))

@@ -20,10 +20,7 @@ pub fn ostree(input: &[u8]) {
                 let dir = DeltaId { from: None, to }.dir();
                 format!("{}.index", dir.replacen("deltas/", "delta-indexes/", 1))
             }
-            RepoPath::Object(checksum, kind) => {
-                let hex = checksum.to_string();
-                format!("objects/{}/{}.{}", &hex[..2], &hex[2..], kind.ending())
-            }
+            RepoPath::Object(checksum, kind) => ostree::object_path(&checksum, kind),
         };
         assert_eq!(format!("{repository}/{spelt}").as_bytes(), input);
     }

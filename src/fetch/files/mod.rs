@@ -14,6 +14,7 @@
 mod arriving;
 mod flight;
 mod outage;
+mod unpack;
 
 use crate::base::clock::Time;
 use crate::base::figures;
@@ -32,6 +33,7 @@ use crate::upstream::{Body, FileAnswer, Origin, UpstreamError};
 use self::arriving::Arriving;
 pub(super) use self::flight::{Flight, Flights, Seat};
 pub(super) use self::outage::Outages;
+pub(super) use self::unpack::Unpacker;
 
 /// What is known of a file by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +191,13 @@ impl Fetcher {
             }
             match self.flights.seat(&asker.url) {
                 Seat::Leader(flight) if changing => return self.changing(&asker, flight),
-                Seat::Leader(flight) => return self.object(&asker, flight),
+                Seat::Leader(flight) => {
+                    if let Some(reader) = self.object_of_delta(&asker)? {
+                        flight.land();
+                        return Ok(FileOutcome::Read(reader));
+                    }
+                    return self.object(&asker, flight);
+                }
                 // One that failed, or was not kept: waiting for others to try again is no use.
                 Seat::Follower(_) | Seat::Standing if waited => {
                     return match changing {

@@ -154,6 +154,14 @@ pub enum RepoPath {
     Object(Checksum, ObjectKind),
 }
 
+/// The path of an object inside its repository.
+#[must_use]
+pub fn object_path(checksum: &Checksum, kind: ObjectKind) -> String {
+    let hex = checksum.to_string();
+    let (start, rest) = hex.split_at_checked(2).unwrap_or((&hex, ""));
+    format!("objects/{start}/{rest}.{}", kind.ending())
+}
+
 /// Reads the path of a URL, without its query: where the repository is, without a slash at its end,
 /// and what of it is named. Only the exact spelling names anything: the upstream may read another
 /// one otherwise.
