@@ -76,6 +76,9 @@ pub const HTTP_READ: Duration = Duration::from_secs(30);
 /// How long a connection that was answered for the last time may go on sending: closed at once, the
 /// answer could be lost.
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
+/// How much it may send in that time: what was on its way when the answer left, which is no more
+/// than the kernels' buffers hold, 6 MiB on either side.
+pub const HTTP_LINGER_LEN_MAX: usize = 16 << 20;
 /// A tunnel in which nothing moved for this long is closed.
 pub const HTTP_TUNNEL_IDLE: Duration = Duration::from_secs(600);
 /// A tunnel in which nothing moved for this long is not waited for by a stop.

@@ -58,6 +58,8 @@ pub(super) struct Conn {
     pub is_new: bool,
     /// It is in the set that the workers wait on.
     pub is_watched: bool,
+    /// Bytes that came after the last answer.
+    pub dropped: usize,
     /// A body without a length is on its way: only a reset shows that it was cut.
     pub reset_on_drop: bool,
     tls: Option<Box<ServerConnection>>,
@@ -78,6 +80,7 @@ impl Conn {
             deadline,
             is_new: true,
             is_watched: false,
+            dropped: 0,
             reset_on_drop: false,
             tls: None,
             input: Vec::new(),

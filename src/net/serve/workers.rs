@@ -154,8 +154,7 @@ impl Shared {
             Err(error) => return note_failure(&conn, &error),
         }
         if conn.stage == Stage::Ending {
-            conn.consume(conn.input().len());
-            return self.park(conn);
+            return self.await_end(conn);
         }
         if conn.is_new {
             conn.is_new = false;
@@ -235,10 +234,15 @@ impl Shared {
     /// A connection closed with bytes unread is reset by the kernel, and the reset may overtake the
     /// answer (RFC 9112 section 9.6): what the client still sends is dropped for a while.
     fn await_end(&self, mut conn: Conn) {
+        if conn.stage != Stage::Ending {
+            conn.stage = Stage::Ending;
+            conn.deadline = Time::now() + limits::HTTP_LINGER;
+        }
+        conn.dropped += conn.input().len();
         conn.consume(conn.input().len());
-        conn.stage = Stage::Ending;
-        conn.deadline = Time::now() + limits::HTTP_LINGER;
-        self.park(conn);
+        if conn.dropped <= limits::HTTP_LINGER_LEN_MAX {
+            self.park(conn);
+        }
     }
 
     fn refuse_head(&self, conn: Conn, error: &HeadError) {
