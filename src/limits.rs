@@ -342,6 +342,13 @@ pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(PUBLISH_BYTES_MAX > TORRENT_LEN_MAX);
 /// Between two blobs of an earlier run that the catalog is asked about after a start.
 pub const REPUBLISH_PACE: Duration = Duration::from_millis(20);
+/// How often the catalog is asked whether it still knows one of the blobs here, whichever: an etcd
+/// that comes back empty is told within seconds, and a thousand hosts ask it 100 times a second.
+pub const REPUBLISH_LOOK: Duration = Duration::from_secs(10);
+/// Between two blobs when the catalog has forgotten: all hosts of the network tell it at once.
+pub const REPUBLISH_PACE_AGAIN: Duration = Duration::from_millis(100);
+/// Before it is looked again after all was told: a blob that etcd refuses is not told for ever.
+pub const REPUBLISH_AGAIN: Duration = Duration::from_secs(600);
 /// Before the catalog is asked again when it was away.
 pub const REPUBLISH_PAUSE: Duration = Duration::from_secs(5);
 /// One call to etcd when nobody waits for it.

@@ -102,6 +102,18 @@ impl Catalog {
         value
     }
 
+    /// Whether there is an entry for a blob, whatever its value. For who has time: it is asked also
+    /// when etcd was away lately, and counts as nobody's look-up.
+    ///
+    /// # Errors
+    /// If etcd does not answer before `deadline`.
+    pub fn knows(&self, name: &BlobName, deadline: Time) -> Result<bool, CatalogError> {
+        let key = key(name);
+        let range = Range { serializable: true, keys_only: true, ..Range::of_key(key.as_bytes()) };
+        let answer = self.client.call(&Request::Single(Operation::Range(range)), deadline)?;
+        Ok(!RangeAnswer::decode(&answer)?.pairs.is_empty())
+    }
+
     /// Stores the `.torrent` of a blob, in the background. A value that differs is replaced: the
     /// metainfo of a blob follows from its bytes, so another one is wrong.
     pub fn publish(&self, name: &BlobName, torrent: Vec<u8>) {

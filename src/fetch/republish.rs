@@ -1,28 +1,27 @@
-//! After a start: blobs of earlier runs that the catalog does not know are published again.
+//! Blobs of this host that the catalog does not know are published again: after a start, and when
+//! the catalog turns out to have forgotten them.
 //!
 //! What had not been published when the program ended, and what an etcd lost with its disk, is
-//! shared again without anybody asking for it. Slow on purpose: nobody waits for it.
+//! shared again without anybody asking for it. Slow on purpose: nobody waits for it, and every host
+//! of the network does the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Time;
+use crate::base::rng::Rng;
 use crate::base::thread::{self, Role};
+use crate::catalog::CatalogError;
 use crate::fetch::Fetcher;
 use crate::limits;
 use crate::store::SeedEntry;
 
-/// Starts the thread that does it and ends with the list.
+/// Starts the thread that does it until the program stops.
 pub(super) fn start(fetcher: &Arc<Fetcher>, seeds: Vec<SeedEntry>) {
-    if seeds.is_empty() {
-        return;
-    }
     let worker = Arc::clone(fetcher);
     let spawned = thread::spawn("republish", Role::Connection, move || {
-        for seed in seeds {
-            if !republish(&worker, &seed) {
-                return;
-            }
-        }
+        // `None`: the program stops.
+        let _ = run(&worker, seeds);
     });
     match spawned {
         Ok(handle) => fetcher.keep(handle),
@@ -30,22 +29,61 @@ pub(super) fn start(fetcher: &Arc<Fetcher>, seeds: Vec<SeedEntry>) {
     }
 }
 
-/// Asks until the catalog answers; false: the program stops.
-fn republish(fetcher: &Fetcher, seed: &SeedEntry) -> bool {
+fn run(fetcher: &Fetcher, seeds: Vec<SeedEntry>) -> Option<()> {
+    publish_missing(fetcher, &seeds, limits::REPUBLISH_PACE)?;
+    let mut rng = Rng::from_os();
     loop {
-        let deadline = Time::now() + limits::CATALOG_CALL;
-        match fetcher.catalog().lookup(&seed.name, deadline) {
-            Ok(Some(_)) => break,
-            Ok(None) => {
-                let blob = fetcher.store().blob(&seed.name);
-                if let Some(metainfo) = blob.and_then(|blob| blob.metainfo().ok()) {
-                    fetcher.introduce(seed, Arc::new(metainfo));
-                }
-                break;
-            }
-            Err(_) if fetcher.stop.wait_for(limits::REPUBLISH_PAUSE) => return false,
-            Err(_) => {}
+        wait(fetcher, jittered(limits::REPUBLISH_LOOK, &mut rng))?;
+        let seeds = fetcher.store().shared();
+        if seeds.is_empty() || !is_forgotten(fetcher, &seeds[rng.index(seeds.len())])? {
+            continue;
         }
+        log::info!("the catalog has forgotten blobs of this host: they are published again");
+        publish_missing(fetcher, &seeds, limits::REPUBLISH_PACE_AGAIN)?;
+        wait(fetcher, limits::REPUBLISH_AGAIN)?;
     }
-    !fetcher.stop.wait_for(limits::REPUBLISH_PACE)
+}
+
+/// Whether the catalog answers, twice, that it does not know a blob that is here. Once may mean
+/// that it was not told yet.
+fn is_forgotten(fetcher: &Fetcher, seed: &SeedEntry) -> Option<bool> {
+    for _ in 0..2 {
+        if !matches!(is_known(fetcher, seed), Ok(false)) {
+            return Some(false);
+        }
+        wait(fetcher, limits::REPUBLISH_PAUSE)?;
+    }
+    Some(fetcher.store().metainfo(seed).is_some())
+}
+
+/// Publishes what the catalog does not know, at this pace.
+fn publish_missing(fetcher: &Fetcher, seeds: &[SeedEntry], pace: Duration) -> Option<()> {
+    for seed in seeds {
+        let known = loop {
+            match is_known(fetcher, seed) {
+                Ok(known) => break known,
+                Err(_) => wait(fetcher, limits::REPUBLISH_PAUSE)?,
+            }
+        };
+        if !known && let Some(metainfo) = fetcher.store().metainfo(seed) {
+            fetcher.introduce(seed, metainfo);
+        }
+        wait(fetcher, pace)?;
+    }
+    Some(())
+}
+
+fn is_known(fetcher: &Fetcher, seed: &SeedEntry) -> Result<bool, CatalogError> {
+    fetcher.catalog().knows(&seed.name, Time::now() + limits::CATALOG_CALL)
+}
+
+/// A quarter earlier or later: hosts that were started together do not ask together.
+fn jittered(wait: Duration, rng: &mut Rng) -> Duration {
+    let half = u64::try_from(wait.as_millis() / 2).unwrap_or(u64::MAX);
+    wait * 3 / 4 + Duration::from_millis(rng.below(half))
+}
+
+/// `None`: the program stops.
+fn wait(fetcher: &Fetcher, time: Duration) -> Option<()> {
+    (!fetcher.stop.wait_for(time)).then_some(())
 }

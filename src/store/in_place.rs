@@ -280,6 +280,16 @@ impl Store {
         }
     }
 
+    /// What is known of all adopted deltas.
+    pub(super) fn adopted_seeds(&self) -> Vec<SeedEntry> {
+        self.adopted.lock().0.iter().map(|(name, entry)| entry.seed(name)).collect()
+    }
+
+    /// The metainfo of the adopted delta of this name.
+    pub(super) fn adopted_metainfo(&self, name: &BlobName) -> Option<Arc<Metainfo>> {
+        self.adopted.lock().0.get(name).map(|entry| Arc::clone(&entry.metainfo))
+    }
+
     /// The name of the adopted delta with this info-hash.
     pub(super) fn adopted_name(&self, info_hash: &Sha1Hash) -> Option<BlobName> {
         let adopted = self.adopted.lock();

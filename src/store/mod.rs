@@ -201,6 +201,25 @@ impl Store {
         self.index.lock().seeds()
     }
 
+    /// All that is shared: the whole blobs, and the deltas that lie elsewhere. In no order.
+    #[must_use]
+    pub fn shared(&self) -> Vec<SeedEntry> {
+        let mut shared = self.seeds();
+        shared.extend(self.adopted_seeds());
+        shared
+    }
+
+    /// The metainfo of what [`Store::shared`] named, if it is still there. Not a use: what is
+    /// looked at does not stay longer for it.
+    #[must_use]
+    pub fn metainfo(&self, seed: &SeedEntry) -> Option<Arc<Metainfo>> {
+        if !self.contains(&seed.name) {
+            return self.adopted_metainfo(&seed.name);
+        }
+        let blob = Blob::open(&self.layout, *seed).ok()?;
+        blob.metainfo().ok().map(Arc::new)
+    }
+
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -8,8 +8,8 @@ use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, Site, catalogued, pull, wait_u
 use crate::support::etcd::Etcd;
 use crate::support::origin::{Origin, Request, whole};
 use crate::support::torrent_cache::Program;
-use crate::support::wait_for;
-use torrent_cache::limits::ANNOUNCE_CALL;
+use crate::support::{PATIENCE, wait_for, wait_longer};
+use torrent_cache::limits::{ANNOUNCE_CALL, REPUBLISH_LOOK, REPUBLISH_PAUSE};
 
 /// A tracker that never is.
 const NO_TRACKER: &str = "http://127.0.0.1:1/announce";
@@ -95,6 +95,28 @@ fn sharing_resumes_when_etcd_is_there() {
     etcd.wait_until_healthy();
     wait_until_published(&site, &etcd_port);
     wait_until_announced(&site, &tracker);
+    let second = site.client("second", &etcd_port, &announce_url);
+    pull_in_time(&site, &second);
+    assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
+}
+
+#[test]
+fn an_etcd_that_comes_back_empty_learns_what_running_clients_have() {
+    let site = Site::start(46, &[2 * MIB, MIB]);
+    let mut etcd = Etcd::start();
+    let etcd_port = etcd.client_port().to_string();
+    let tracker = Program::tracker("tracker", &[]);
+    let announce_url = tracker.announce_url();
+    let first = site.client("first", &etcd_port, &announce_url);
+    pull_in_time(&site, &first);
+    wait_until_published(&site, &etcd_port);
+    etcd.process().kill();
+    etcd.start_empty();
+    etcd.wait_until_healthy();
+    assert_eq!(catalogued(&etcd_port), Vec::<String>::new());
+    let patience = PATIENCE + 2 * REPUBLISH_LOOK + REPUBLISH_PAUSE;
+    let count = site.image.blobs().count();
+    wait_longer(patience, "publication", || (catalogued(&etcd_port).len() == count).then_some(()));
     let second = site.client("second", &etcd_port, &announce_url);
     pull_in_time(&site, &second);
     assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());

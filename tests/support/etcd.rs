@@ -15,7 +15,7 @@ pub struct Etcd {
     arguments: Vec<String>,
     client_port: u16,
     process: Process,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Etcd {
@@ -47,7 +47,7 @@ impl Etcd {
                 arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
             let name = format!("etcd{number}");
             let process = spawn(&name, &arguments);
-            Etcd { name, arguments, client_port: *client, process, _dir: dir }
+            Etcd { name, arguments, client_port: *client, process, dir }
         };
         let members: Vec<Etcd> = ports.iter().enumerate().map(start).collect();
         members.iter().for_each(Etcd::wait_until_healthy);
@@ -69,6 +69,16 @@ impl Etcd {
     /// Starts a member that was ended, with the storage that it had.
     pub fn start_again(&mut self) {
         self.process = spawn(&self.name, &self.arguments);
+    }
+
+    /// Starts a member that was ended, with an empty storage.
+    pub fn start_empty(&mut self) {
+        let data = std::fs::read_dir(self.dir.path()).expect("it is there");
+        for entry in data {
+            let path = entry.expect("it can be read").path();
+            std::fs::remove_dir_all(path).expect("etcd makes folders");
+        }
+        self.start_again();
     }
 
     pub fn wait_until_healthy(&self) {

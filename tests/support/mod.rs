@@ -60,13 +60,22 @@ pub fn loopback(port: u16) -> SocketAddr {
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`].
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_longer(PATIENCE, what, condition)
+}
+
+/// As [`wait_for`], for what takes its time by design.
+pub fn wait_longer<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(start.elapsed() < patience, "waited {patience:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
