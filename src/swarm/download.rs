@@ -34,8 +34,10 @@ const PATIENCE_WITH_SEED: Duration = Duration::from_secs(1);
 const WINDOW_FROM_SEEDS: usize = 16;
 /// A second link must be this much faster: less gains nothing.
 const SLOW: Duration = Duration::from_millis(50);
-/// How long a link that refused a request is not asked.
+/// How long a link that refused a request is not asked, as long as it refuses again and again. The
+/// first time a peer of this program only asks us to come back when it served others.
 const REST: Duration = Duration::from_millis(500);
+const REST_FIRST: Duration = Duration::from_millis(4);
 /// So long we wait for a seed to suggest something before we ask it for what we like.
 const SUGGESTION: Duration = Duration::from_secs(2);
 
@@ -63,7 +65,8 @@ struct Rank {
     kind: u8,
     /// Bytes that the link is asked for.
     asked: u64,
-    /// Among the same kind: how far before a reader, or how many have it.
+    /// Among the same kind: how far before a reader, how many have it, or, where time matters most,
+    /// for how many milliseconds the peer has been silent.
     order: usize,
     lot: u64,
 }
@@ -132,17 +135,19 @@ impl Swarm {
 
     /// The best that the link could be asked for next.
     fn choose(&mut self, id: LinkId, saves_seeds: bool, now: Time) -> Option<Choice> {
-        if !self.links.get(&id)?.has_room(now) {
+        let link = self.links.get(&id)?;
+        if !link.has_room(now) {
             return None;
         }
+        let silent = usize::try_from(now.since(link.heard_at).as_millis()).unwrap_or(usize::MAX);
         let (what, kind, order) = if let Some(what) = self.urgent(id, saves_seeds, now) {
-            (what, 0, 0)
+            (what, 0, silent)
         } else if let Some(what) = self.orphan(id) {
             (what, 1, 0)
         } else if let Some(next) = self.next_to_begin(id, saves_seeds, now) {
             next
         } else {
-            (What::Ask(self.end_game_block(id, now)?), 4, 0)
+            (What::Ask(self.end_game_block(id, now)?), 4, silent)
         };
         let asked = self.links.get(&id)?.asked;
         let rank = Rank { kind, order, asked, lot: self.rng.next_u64() };
@@ -495,19 +500,35 @@ impl Swarm {
         id: LinkId,
         block: RawBlock,
         now: Time,
+        out: &mut Vec<Action>,
     ) -> Result<(), CloseReason> {
         let block = self.geometry().block(block.piece, block.begin, block.len);
         let block = block.ok_or(CloseReason::BadBlock)?;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         // One that we cancelled may be rejected as well.
-        let Some(request) = link.take_request(block) else { return Ok(()) };
-        if !request.stale {
-            link.rests_until = now + REST;
-            if let Some(progress) = self.pieces.progress_of(block.piece()) {
-                progress.unask(block);
-            }
+        if link.take_request(block).is_none_or(|request| request.stale) {
+            return Ok(());
+        }
+        if link.rests_until <= now {
+            link.rest = if link.ours { (link.rest * 2).clamp(REST_FIRST, REST) } else { REST };
+            link.rests_until = now + link.rest;
+        }
+        let goes_on = link.requests.iter().any(|request| request.block.piece() == block.piece());
+        let Some(progress) = self.pieces.progress_of(block.piece()) else { return Ok(()) };
+        progress.unask(block);
+        if progress.owner == Some(id) && progress.is_untouched() && !goes_on {
+            // Others may have it by now.
+            self.give_up(block.piece(), out);
+            self.fill_all(now, out);
         }
         Ok(())
+    }
+
+    /// Whether a link that rested may be asked again.
+    pub(super) fn end_rests(&mut self, now: Time) -> bool {
+        let links = self.links.values_mut();
+        let rested = links.filter(|link| link.is_resting() && link.rests_until <= now);
+        rested.map(|link| link.rests_until = Time::ZERO).count() > 0
     }
 
     /// Links that brought nothing for too long lose what they were asked for.

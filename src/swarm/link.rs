@@ -44,6 +44,8 @@ pub(super) struct Link {
     /// Where it can be dialled, if known: it is not while this link is up.
     pub(super) dial_address: Option<SocketAddr>,
 
+    /// When it said or sent something last. Who dies without a word is silent for longest.
+    pub(super) heard_at: Time,
     /// What it says it has.
     pub(super) has: Pieces,
     /// Whether it has said anything about that.
@@ -71,6 +73,8 @@ pub(super) struct Link {
     pub(super) snubbed: bool,
     /// It refused a request: it is asked for nothing until then.
     pub(super) rests_until: Time,
+    /// How long it rests now: longer if it refuses again and again.
+    pub(super) rest: Duration,
     /// It sent a part of a corrupt piece: it owns pieces alone until one is right.
     pub(super) suspected: bool,
     /// The generation of the picker in which it had nothing to give.
@@ -113,6 +117,7 @@ impl Link {
             ours: false,
             since: now,
             dial_address: None,
+            heard_at: now,
             has: Pieces::none(*geometry),
             told: false,
             counted: true,
@@ -130,6 +135,7 @@ impl Link {
             progress_at: now,
             snubbed: false,
             rests_until: Time::ZERO,
+            rest: Duration::ZERO,
             suspected: false,
             dry: None,
             proven: false,
@@ -227,7 +233,8 @@ impl Link {
         let took = now.since(request.at);
         self.latency = Some(self.latency.map_or(took, |least| least.min(took)));
         self.down.add(now, u64::from(request.block.len()));
-        self.progress_at = now;
+        (self.progress_at, self.heard_at) = (now, now);
+        self.rest = Duration::ZERO;
         self.snubbed = false;
     }
 

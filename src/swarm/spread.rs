@@ -5,6 +5,10 @@
 //! and the next to the next peer. Peers of this program ask a seed for what it suggests, and get
 //! the rest from each other. What others ask for is counted too.
 //!
+//! Those who fetch spread pieces as well. If they served all who ask at once, all would get a piece
+//! late, and until then nobody could pass it on. So they serve few peers at a time, too, and refuse
+//! the others (BEP 6), who ask again soon, or ask somebody who has the piece by then.
+//!
 //! A piece that is on its way to a peer has a *turn*, which ends when the peer says that it has it.
 //! A piece that shares the uplink with many comes late, and until then nobody can pass it on; so
 //! few turns are open at first. But once the peers are busy with each other, each takes only a part
@@ -24,6 +28,12 @@ use crate::swarm::swarm::Swarm;
 const TURNS_FIRST: usize = 4;
 /// Turns of few peers: one has no more than its part of these, but one.
 const TURNS_SHARED: usize = 8;
+/// Peers that a host which fetches serves at once at first.
+const SERVED_FIRST: usize = 4;
+/// So many turns that ended well allow it one more.
+const CONFIRMED_FOR_ONE_MORE: usize = 4;
+/// So long a peer that does not say that it has a piece keeps others from being served.
+const SERVED_MAX: Duration = Duration::from_millis(30);
 /// So soon a peer asks for what was suggested to it, or another has its turn.
 const TAKEN: Duration = Duration::from_millis(50);
 /// Among so many of the rarest pieces, the first ones, one is taken at random: seeds that do not
@@ -73,6 +83,16 @@ impl Link {
     fn is_served(&self) -> bool {
         self.they_are_interested && !self.we_choke && !self.has.is_full()
     }
+
+    /// Whether it understands that it is refused for a while, or told what to ask for.
+    fn is_guided(&self) -> bool {
+        self.ours && self.fast
+    }
+
+    /// Whether a piece is on its way to it.
+    fn has_turn(&self, now: Time) -> bool {
+        self.turns.iter().any(|turn| turn.taken && now < turn.until)
+    }
 }
 
 impl Swarm {
@@ -88,14 +108,24 @@ impl Swarm {
         }
     }
 
+    /// Whether the peer has to wait until others have what they were sent.
+    pub(super) fn is_busy_for(&self, id: LinkId, now: Time) -> bool {
+        let is_guided = |link: &Link| link.is_guided() && !link.has_turn(now);
+        if self.is_complete() || !self.links.get(&id).is_some_and(is_guided) {
+            return false;
+        }
+        let guided = self.links.values().filter(|link| link.is_guided());
+        let served = guided.filter(|link| link.has_turn(now)).count();
+        served >= SERVED_FIRST + self.spread.confirmed / CONFIRMED_FOR_ONE_MORE
+    }
+
     /// The peer asked for a part of `piece`.
     pub(super) fn turn_begins(&mut self, id: LinkId, piece: PieceIndex, now: Time) {
-        let complete = self.is_complete();
+        let until = now + if self.is_complete() { NO_PROGRESS } else { SERVED_MAX };
         let Some(link) = self.links.get_mut(&id) else { return };
-        if !complete || link.has.contains(piece) {
+        if link.has.contains(piece) {
             return;
         }
-        let until = now + NO_PROGRESS;
         if let Some(turn) = link.turns.iter_mut().find(|turn| turn.piece == piece) {
             (turn.taken, turn.until) = (true, until);
             return;
@@ -138,8 +168,8 @@ impl Swarm {
         // No peer keeps the others waiting with turns that it does not end.
         let open: usize = self.links.values().map(|link| link.turns.len().min(each)).sum();
         for _ in open..TURNS_FIRST + self.spread.confirmed {
-            let ours = self.links.iter().filter(|(_, link)| link.is_served() && link.ours);
-            let roomy = ours.filter(|(_, link)| link.fast && link.turns.len() < each);
+            let guided = self.links.iter().filter(|(_, link)| link.is_served() && link.is_guided());
+            let roomy = guided.filter(|(_, link)| link.turns.len() < each);
             let next = roomy.min_by_key(|(_, link)| (link.turns.len(), link.turn_at));
             let Some((&id, _)) = next else { return };
             let Some(piece) = self.rarest_for(id) else { return };

@@ -124,13 +124,15 @@ impl Swarm {
         }
         let waits = |link: &Link| {
             let could_give = link.useful > 0 && !link.they_choke;
-            could_give || link.asked > 0 || link.is_resting() || !link.turns.is_empty()
+            could_give || link.asked > 0 || !link.turns.is_empty()
         };
         let tick = self.links.values().any(waits).then_some(self.next_tick);
+        let resting = self.links.values().filter(|link| link.is_resting());
+        let rested = resting.map(|link| link.rests_until).min();
         let round = self.is_contended().then_some(self.next_round);
         let dial = if self.wants_links() { self.candidates.next_due() } else { None };
         let announce = self.announcer.next_due(self.is_lonely());
-        [tick, round, dial, announce].into_iter().flatten().min()
+        [tick, rested, round, dial, announce].into_iter().flatten().min()
     }
 
     fn take_in(&mut self, now: Time, input: Input, out: &mut Vec<Action>) {
@@ -253,7 +255,8 @@ impl Swarm {
     }
 
     fn message(&mut self, id: LinkId, message: Message, now: Time, out: &mut Vec<Action>) {
-        let Some(link) = self.links.get(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.heard_at = now;
         let fast = link.fast;
         let result = match message {
             Message::Choke => self.choked(id, out),
@@ -269,7 +272,7 @@ impl Swarm {
             Message::HaveNone if fast => {
                 self.they_told(id, Pieces::none(*self.geometry()), now, out)
             }
-            Message::Reject(block) if fast => self.rejected(id, block, now),
+            Message::Reject(block) if fast => self.rejected(id, block, now, out),
             Message::HaveAll | Message::HaveNone | Message::Reject(_) => {
                 Err(CloseReason::OutOfTurn)
             }
@@ -486,6 +489,9 @@ impl Swarm {
             return;
         }
         self.announce(now, out);
+        if self.end_rests(now) {
+            self.fill_all(now, out);
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.snub_silent(now, out);

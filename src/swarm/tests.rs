@@ -255,6 +255,79 @@ fn while_others_fetch_too_a_seed_is_asked_for_what_it_suggests() {
 }
 
 #[test]
+fn a_host_that_fetches_serves_few_until_they_can_pass_it_on() {
+    let mut host = Host::new(4, 1);
+    let peers: Vec<LinkId> = (0..5)
+        .map(|_| {
+            let link = host.link();
+            host.hear(link, Message::HaveNone);
+            host.hear(link, Message::Interested);
+            link
+        })
+        .collect();
+    let no = |link| Action::Send { link, message: Message::Reject(block(0, 0)) };
+    for link in &peers {
+        host.hear(*link, Message::Request(block(0, 0)));
+        assert_eq!(host.did(&no(*link)), *link == peers[4], "{link:?}");
+    }
+    // Who has begun may go on.
+    host.hear(peers[3], Message::Request(block(0, BLOCK_LEN)));
+    assert!(
+        !host.did(&Action::Send { link: peers[3], message: Message::Reject(block(0, BLOCK_LEN)) })
+    );
+    // One has the piece now: the next has its turn.
+    host.hear(peers[0], Message::Have(0));
+    host.hear(peers[4], Message::Request(block(0, 0)));
+    assert!(!host.did(&no(peers[4])));
+    // Those who never say that they have it keep nobody waiting for long.
+    host.hear(peers[0], Message::Request(block(0, 0)));
+    assert!(host.did(&no(peers[0])));
+    host.now = host.now + Duration::from_millis(50);
+    host.hear(peers[0], Message::Request(block(0, 0)));
+    assert!(!host.did(&no(peers[0])));
+}
+
+#[test]
+fn what_a_busy_peer_refuses_is_asked_of_who_has_it_by_then() {
+    let mut host = Host::new(4, 0);
+    let (busy, other) = (host.link(), host.link());
+    for link in [busy, other] {
+        host.hear(link, Message::HaveNone);
+        host.hear(link, Message::Unchoke);
+    }
+    host.hear(busy, Message::Have(2));
+    let asked = host.asked(busy);
+    assert!(!asked.is_empty());
+    host.hear(other, Message::Have(2));
+    assert_eq!(host.asked(other), []);
+    for block in &asked {
+        host.hear(busy, Message::Reject(*block));
+    }
+    assert_eq!(host.asked(other), asked);
+    // Alone, it is asked again soon, and later each time.
+    let mut host = Host::new(4, 0);
+    let busy = host.link();
+    host.hear(busy, Message::HaveNone);
+    host.hear(busy, Message::Unchoke);
+    host.hear(busy, Message::Have(2));
+    let mut asked = host.asked(busy);
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        for block in asked {
+            host.hear(busy, Message::Reject(block));
+        }
+        let rested = host.swarm.links[&busy].rests_until;
+        waits.push(rested.since(host.now).as_millis());
+        host.now = rested;
+        host.input(Input::Timeout);
+        asked = host.asked(busy);
+        assert!(!asked.is_empty());
+    }
+    assert_eq!(waits[0], 4);
+    assert!(waits.is_sorted() && waits[8] == 500, "{waits:?}");
+}
+
+#[test]
 fn nothing_is_asked_for_before_its_hash_is_known() {
     let mut host = Host::with(4, 0, |config| config.hashes_known = false);
     let (link, asked) = host.seed();
@@ -299,6 +372,23 @@ fn a_silent_link_loses_its_requests_and_the_copy_that_comes_later_is_cancelled()
     assert!(host.deliver(silent, asked[1]), "a late block is welcome");
     assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
     assert!(host.did(&Action::Verify { piece: host.piece(0) }));
+}
+
+#[test]
+fn who_spoke_last_is_asked_for_what_another_is_slow_to_bring() {
+    let mut host = Host::new(1, 0);
+    let (slow, asked) = host.seed();
+    let others = [host.seed().0, host.seed().0, host.seed().0];
+    for link in [others[0], others[2], others[1]] {
+        host.now = host.now + Duration::from_millis(10);
+        host.hear(link, Message::KeepAlive);
+    }
+    let mut doubled = Vec::new();
+    for _ in 0..40 {
+        host.pass(Duration::from_millis(100));
+        doubled.extend(others.iter().filter(|link| !host.asked(**link).is_empty()));
+    }
+    assert_eq!((asked.len(), doubled.first()), (2, Some(&others[1])), "{slow:?}: {doubled:?}");
 }
 
 #[test]

@@ -52,8 +52,9 @@ impl Swarm {
             return Err(CloseReason::BadBlock);
         }
         let stored = self.have().contains(block.piece());
+        let is_busy = self.is_busy_for(id, now);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        if link.we_choke || !stored || link.uploads.len() >= PEER_REQUESTS_MAX {
+        if link.we_choke || !stored || is_busy || link.uploads.len() >= PEER_REQUESTS_MAX {
             // Without the fast extension there is no way to say no.
             if link.fast {
                 out.push(reject(id, asked));
