@@ -122,6 +122,11 @@ pub fn millis(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1000.0)
 }
 
+/// Seconds, as microseconds.
+pub fn micros(seconds: f64) -> String {
+    format!("{:.0} µs", seconds * 1e6)
+}
+
 /// Seconds.
 pub fn seconds(seconds: f64) -> String {
     format!("{seconds:.2} s")

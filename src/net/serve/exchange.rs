@@ -421,8 +421,17 @@ impl<'c> Exchange<'c> {
                 }
             }
             (Phase::Finished, _) if self.keep_alive && self.drain() => Next::Request,
+            (Phase::Finished, _) if self.has_heard_all() => Next::Gone,
             (Phase::Finished, _) => Next::Close,
         }
+    }
+
+    /// Whether the client has said that it sends no more, and what it sent was read: then there is
+    /// nothing to wait for before the connection is closed (RFC 9112 section 9.6). TLS has an end
+    /// of its own.
+    fn has_heard_all(&self) -> bool {
+        let is_read = matches!(self.incoming, Incoming::Known(0)) && self.conn.input().is_empty();
+        is_read && !self.head.keeps_alive() && !self.conn.is_tls() && !self.conn.reset_on_drop
     }
 
     /// Reads what the handler left of the body; `false`: it is too long or does not come.

@@ -195,6 +195,26 @@ fn http_1_0_is_closed_unless_it_asks_otherwise() {
 }
 
 #[test]
+fn who_says_that_it_was_the_last_request_is_not_waited_for() {
+    let rig = rig(|_| {});
+    let mut stream = rig.connect();
+    stream.write_all(&last_get("/hello")).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    // It is still open on this side, and nobody waits until it is not.
+    loop {
+        let state = rig.server.shared.state.lock();
+        assert!(state.parked.is_empty());
+        if state.open.is_empty() {
+            break;
+        }
+        drop(state);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn bodies_are_framed_as_the_method_and_the_status_want() {
     let rig = rig(|_| {});
     let text = rig.all(&last_get("/chunks"));
