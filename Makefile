@@ -15,13 +15,14 @@ run-tracker: export STORAGE ?= $(DATA)/tracker
 
 STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
 
-.PHONY: help build static image image-files test check fmt lint doc tidy demo deb run-tracker run-client fuzz sim soak bench deps clean
+.PHONY: help build static image image-files test interop check fmt lint doc tidy demo deb run-tracker run-client fuzz sim soak bench deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
 	@echo 'make static        a static binary for any Linux, with musl (needs musl-gcc); prints its path'
 	@echo 'make image         the container images client and tracker, from the static binary and etcd'
 	@echo 'make test          all tests (make deps once before)'
+	@echo 'make interop       the tests with other BitTorrent clients, and with rqbit, which it builds'
 	@echo 'make check         format, lints, documentation and all tests: what a change must pass'
 	@echo 'make demo          three clients on this machine pull one image; shows who sent what'
 	@echo 'make deb           a Debian package in target/deb, of the static binary, for any Debian or Ubuntu'
@@ -55,6 +56,10 @@ image-files: $(if $(BINARY),,static)
 
 test:
 	$(CARGO) test --locked
+
+interop:
+	benches/install.sh wire
+	$(CARGO) test --locked --test interop --test rqbit
 
 check: fmt lint doc test
 

@@ -10,36 +10,17 @@ use std::process::Command;
 use serde_json::Value;
 use support::etcd::Etcd;
 use support::foreign::{Kind, OpenTracker, Seeder, download, wait_for_seeders};
-use support::image::{Blob, Image};
+use support::image::Image;
 use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network, TO_PEERS};
-use support::origin::{Origin, answer};
 use support::process::Process;
 use support::registry::Registry;
+use support::stage::{Stage, metainfo};
 use support::torrent_cache::Program;
-use support::{get, skopeo, temp_dir};
+use support::{skopeo, temp_dir};
 use torrent_cache::base::hash::Sha1Hash;
-use torrent_cache::base::rng::Rng;
 use torrent_cache::proto::base64;
-use torrent_cache::proto::blob::BlobName;
-use torrent_cache::proto::geometry::Geometry;
-use torrent_cache::proto::metainfo::Metainfo;
 
 const MIB: usize = 1 << 20;
-
-/// The `.torrent` of a blob, as the bytes alone make it.
-fn metainfo(blob: &Blob) -> Metainfo {
-    let name = BlobName::parse(&blob.digest).expect("a digest is a name");
-    let blob_len = blob.bytes.len() as u64;
-    let piece_len = Geometry::for_blob(blob_len).expect("a blob of usual length").piece_len();
-    let hashes = blob.bytes.chunks(piece_len as usize).map(Sha1Hash::of).collect();
-    Metainfo::of_blob(&name, blob_len, hashes).expect("one hash for each piece")
-}
-
-fn random_blob(seed: u64, len: usize) -> Blob {
-    let mut bytes = vec![0; len];
-    Rng::seeded(seed).fill(&mut bytes);
-    Blob::new(bytes)
-}
 
 /// Runs `etcdctl` with its output in a file: values are bytes, not text.
 fn etcdctl(etcd_port: &str, arguments: &str, dir: &Path) -> Vec<u8> {
@@ -65,12 +46,6 @@ fn catalog_entry(etcd_port: &str, digest: &str) -> Vec<u8> {
     let value = json["kvs"][0]["value"].as_str().expect("one value");
     assert_eq!(base64::decode(value).expect("base64"), printed);
     printed
-}
-
-fn put_catalog_entry(etcd_port: &str, digest: &str, torrent: &[u8]) {
-    let dir = temp_dir();
-    fs::write(dir.path().join("torrent"), torrent).expect("disk has room");
-    etcdctl(etcd_port, &format!("put /torrents/{digest} < torrent"), dir.path());
 }
 
 #[test]
@@ -108,46 +83,16 @@ fn others_load_the_catalogs_torrents_and_download_from_clients() {
     network.assert_each_blob_left_once();
 }
 
-/// An upstream that lets everybody in and has the blob, but gives nobody a byte of it.
-fn miserly_upstream(blob: &Blob) -> Origin {
-    let len = format!("Content-Length: {}", blob.bytes.len());
-    Origin::start(move |request| {
-        let is_head = request.line.starts_with("HEAD ");
-        let status = "HTTP/1.1 503 Service Unavailable";
-        vec![match is_head {
-            true => answer(&["HTTP/1.1 200 OK", &len], b""),
-            false => answer(&[status, "Content-Length: 0"], b""),
-        }]
-    })
-}
-
 fn takes_all_from(kind: Kind, seed: u64) {
-    let tracker = Program::tracker("tracker", &[]);
-    let blob = random_blob(seed, 3 * MIB + 1);
-    let known = metainfo(&blob);
-    put_catalog_entry(tracker.option("ETCD_PORT"), &blob.digest, &known.encode());
+    let stage = Stage::new(seed, 3 * MIB + 1);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
     let announce = tracker.announce_url();
-    let _seeder = Seeder::start(kind, known.name(), &blob.bytes, &known.encode(), &announce);
-    wait_for_seeders(&announce, &known.info_hash(), 1);
-
-    let upstream = miserly_upstream(&blob);
-    let client = Program::client(
-        "client",
-        &[
-            ("REGISTRY_LOCATION", &format!("http://{}", upstream.addr())),
-            ("TRACKER", &announce),
-            ("ETCD_PORT", tracker.option("ETCD_PORT")),
-            ("LOG", "info,torrent_cache=debug"),
-        ],
-    );
-    let url = format!("http://{}/v2/library/image/blobs/{}", client.addr(), blob.digest);
-    let answer = get(&url, &[]).unwrap_or_else(|error| panic!("{error}\n{}", client.log()));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(answer.body == blob.bytes, "other bytes");
-    assert_eq!(client.metric(FROM_PEERS), blob.len(), "{}", client.log());
-    assert_eq!(client.metric(FROM_UPSTREAM), 0);
+    let _seeder = stage.seeder(kind, &announce);
+    stage.wait_for_seeders(&announce, 1);
+    let client = stage.client("client", &announce, &[]);
+    stage.pull_through(&client);
     // The client now has what the seeder has, under the same name.
-    wait_for_seeders(&announce, &known.info_hash(), 2);
+    stage.wait_for_seeders(&announce, 2);
 }
 
 #[test]
@@ -212,5 +157,72 @@ fn opentracker_brings_clients_together_over_http_and_udp() {
         for swarm in &swarms {
             wait_for_seeders(&over_http, swarm, clients.len());
         }
+    }
+}
+
+/// Clients of every kind at once in one swarm: half of them use one announce URL of the tracker,
+/// half the other.
+fn all_meet_in_one_swarm(stage: &Stage, [over_http, over_udp]: [&str; 2]) {
+    let seeders = [Kind::Libtorrent, Kind::Aria2, Kind::Transmission].iter().zip(0..);
+    let _seeders: Vec<Seeder> = seeders
+        .map(|(kind, at)| stage.seeder(*kind, if at % 2 == 0 { over_http } else { over_udp }))
+        .collect();
+    let seeding = stage.client("seeding", over_udp, &[]);
+    stage.wait_for_seeders(over_http, 3);
+    stage.pull_through(&seeding);
+    stage.wait_for_seeders(over_http, 4);
+    let [third, fourth] = [over_http, over_udp].map(|url| stage.client("leeching", url, &[]));
+    std::thread::scope(|scope| {
+        for client in [&third, &fourth] {
+            scope.spawn(|| stage.pull_through(client));
+        }
+        for (kind, announce) in [
+            (Kind::Libtorrent, over_udp),
+            (Kind::Aria2, over_http),
+            (Kind::Libtorrent, over_http),
+            (Kind::Aria2, over_udp),
+        ] {
+            scope.spawn(move || stage.download(kind, announce));
+        }
+    });
+}
+
+#[test]
+fn all_kinds_of_clients_meet_in_one_swarm() {
+    let stage = Stage::new(16, 8 * MIB + 3);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
+    all_meet_in_one_swarm(&stage, [&tracker.announce_url(), &tracker.announce_url_udp()]);
+}
+
+#[test]
+fn all_kinds_of_clients_meet_in_one_swarm_of_opentracker() {
+    let stage = Stage::new(17, 8 * MIB + 3);
+    let tracker = OpenTracker::start(&[stage.metainfo.info_hash()]);
+    all_meet_in_one_swarm(&stage, [&tracker.announce_url(), &tracker.announce_url_udp()]);
+}
+
+#[test]
+fn everything_goes_over_ipv6() {
+    let stage = Stage::new(18, 3 * MIB + 1);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1"), ("INTERFACE", "::1")]);
+    let port = tracker.option("TRACKER_PORT");
+    let announces = [format!("http://[::1]:{port}/announce"), format!("udp://[::1]:{port}")];
+    let [over_http, over_udp] = &announces;
+    let seeder = stage.seeder(Kind::Libtorrent, over_http);
+    stage.wait_for_seeders(over_http, 1);
+    // Their fronts take IPv4 as well; the tracker, and so the peers, are on IPv6 alone.
+    let client = |name, announce| stage.client(name, announce, &[("INTERFACE", "::")]);
+    let first = client("first", over_udp);
+    stage.pull_through(&first);
+    stage.wait_for_seeders(over_http, 2);
+    drop(seeder);
+    // Now there are none but ours to take it from.
+    let second = client("second", over_http);
+    stage.pull_through(&second);
+    stage.wait_for_seeders(over_http, 3);
+    for (kind, announce) in
+        [(Kind::Libtorrent, over_http), (Kind::Libtorrent, over_udp), (Kind::Aria2, over_http)]
+    {
+        stage.download(kind, announce);
     }
 }

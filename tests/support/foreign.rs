@@ -1,4 +1,5 @@
-//! Other BitTorrent software: aria2, libtorrent, Transmission, and the tracker opentracker.
+//! Other BitTorrent software: aria2, libtorrent, rqbit, Transmission, and the tracker opentracker.
+//! A peer is on the loopback address of the family of the tracker it is given.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ pub enum Kind {
     Libtorrent,
     /// It calls nobody on loopback, so it can only seed here.
     Transmission,
+    /// Not in Debian: `make interop` builds it. It calls nobody on loopback whom a tracker names.
+    Rqbit,
 }
 
 /// Downloads the file `name` of a `.torrent` from whom the tracker knows; the bytes, and what the
@@ -86,19 +89,41 @@ fn peer(
         Kind::Aria2 => (aria2(act, dir, &path, tracker), "aria2"),
         Kind::Libtorrent => (libtorrent(act, dir, &path, tracker), "python3-libtorrent"),
         Kind::Transmission => {
-            // It can be told of a tracker only in the file; the info-hash does not cover that.
-            let mut with = format!("d8:announce{}:{tracker}", tracker.len()).into_bytes();
-            with.extend_from_slice(&torrent[1..]);
-            fs::write(&path, with).expect("disk has room");
+            // It can be told of a tracker only in the file.
+            fs::write(&path, announced(torrent, tracker)).expect("disk has room");
             (transmission(dir, &path), "transmission-cli")
         }
+        Kind::Rqbit => {
+            fs::write(&path, announced(torrent, tracker)).expect("disk has room");
+            (rqbit(act, dir, &path), "make interop")
+        }
     }
+}
+
+/// A `.torrent` that names the tracker; the info-hash does not cover that.
+fn announced(torrent: &[u8], tracker: &str) -> Vec<u8> {
+    let mut with = format!("d8:announce{}:{tracker}", tracker.len()).into_bytes();
+    with.extend_from_slice(&torrent[1..]);
+    with
+}
+
+/// Downloads with rqbit from one peer.
+pub fn rqbit_downloads_from(peer: SocketAddr, name: &str, torrent: &[u8]) -> Vec<u8> {
+    let dir = temp_dir();
+    let path = dir.path().join("x.torrent");
+    fs::write(&path, torrent).expect("disk has room");
+    let mut command = rqbit(Act::Download, dir.path(), &path);
+    command.arg(format!("--initial-peers={peer}"));
+    let finished = Process::run("rqbit", command, "make interop");
+    assert!(finished.status.success(), "rqbit: {}", finished.output);
+    fs::read(dir.path().join(name)).expect("it was downloaded")
 }
 
 fn aria2(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
     let mut command = Command::new("aria2c");
     command.args(["--no-conf=true", "--bt-enable-lpd=false", "--enable-peer-exchange=false"]);
-    command.args(["--enable-dht6=false", "--disable-ipv6=true", "--show-console-readout=false"]);
+    command.args(["--enable-dht6=false", "--show-console-readout=false"]);
+    command.arg(format!("--disable-ipv6={}", !is_v6(tracker)));
     command.args(match act {
         Act::Download => ["--seed-time=0", "--check-integrity=false"],
         Act::Seed => ["--seed-ratio=0.0", "--check-integrity=true"],
@@ -119,8 +144,13 @@ fn libtorrent(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
     // The system's, which has the module; another may come first in PATH.
     let mut command = Command::new("/usr/bin/python3");
     command.arg(&script).arg(if act == Act::Seed { "seed" } else { "download" });
-    command.arg(torrent).arg(dir).arg(tracker).arg(free_port().to_string());
+    let ip = if is_v6(tracker) { "[::1]" } else { "127.0.0.1" };
+    command.arg(torrent).arg(dir).arg(tracker).arg(format!("{ip}:{}", free_port()));
     without_proxies(command)
+}
+
+fn is_v6(tracker: &str) -> bool {
+    tracker.contains("://[")
 }
 
 fn transmission(dir: &Path, torrent: &Path) -> Command {
@@ -128,6 +158,20 @@ fn transmission(dir: &Path, torrent: &Path) -> Command {
     command.arg("--config-dir").arg(dir.join("config")).arg("--download-dir").arg(dir);
     command.args(["--verify", "--no-portmap", "--encryption-tolerated", "--no-uplimit"]);
     command.arg("--port").arg(free_port().to_string()).arg(torrent);
+    without_proxies(command)
+}
+
+fn rqbit(act: Act, dir: &Path, torrent: &Path) -> Command {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/rqbit");
+    let mut command = Command::new(program);
+    command.args(["-v", "error", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]);
+    let port = free_port().to_string();
+    command.args(["--listen-ip", "127.0.0.1", "--listen-port", &port, "--announce-port", &port]);
+    command.args(["download", "--disable-http-api", "--overwrite", "-o"]).arg(dir);
+    if act == Act::Download {
+        command.arg("--exit-on-finish");
+    }
+    command.arg(torrent);
     without_proxies(command)
 }
 

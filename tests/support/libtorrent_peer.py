@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""A BitTorrent peer made of python3-libtorrent: one .torrent, one tracker, on 127.0.0.1.
+"""A BitTorrent peer made of python3-libtorrent: one .torrent, one tracker, one address.
 
-    libtorrent_peer.py download|seed TORRENT FOLDER TRACKER PORT
+    libtorrent_peer.py download|seed TORRENT FOLDER TRACKER IP:PORT
 
 Downloads into FOLDER and ends when every byte is on disk, or seeds what is there until it is ended.
 Prints the info-hash first.
@@ -17,9 +17,9 @@ SHOWN = (
     | lt.alert.category_t.error_notification
 )
 
-act, torrent, folder, tracker, port = sys.argv[1:]
+act, torrent, folder, tracker, interface = sys.argv[1:]
 session = lt.session({
-    "listen_interfaces": f"127.0.0.1:{port}",
+    "listen_interfaces": interface,
     "enable_dht": False,
     "enable_lsd": False,
     "enable_upnp": False,

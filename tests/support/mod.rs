@@ -18,6 +18,7 @@ pub mod process;
 pub mod registry;
 pub mod site;
 pub mod skopeo;
+pub mod stage;
 pub mod torrent_cache;
 
 use std::collections::BTreeSet;

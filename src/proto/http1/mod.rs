@@ -16,6 +16,7 @@ mod tests;
 mod url;
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use crate::limits::{HTTP_HEAD_LEN_MAX, HTTP_HEADERS_MAX};
 
@@ -224,7 +225,8 @@ impl RequestHead {
             (None | Some(b""), None) => Ok(()),
             (Some(host), None) => {
                 let text = std::str::from_utf8(host).ok();
-                let valid = text.is_some_and(|text| url::parse_authority(text).is_ok());
+                let valid = |text| url::parse_authority(text).is_ok() || is_bare_v6(text);
+                let valid = text.is_some_and(valid);
                 if valid { Ok(()) } else { Err(HeadError::Malformed("bad host field")) }
             }
         }
@@ -425,6 +427,14 @@ fn why(error: httparse::Error) -> &'static str {
         httparse::Error::TooManyHeaders => "too many fields",
         httparse::Error::Version => "bad version",
     }
+}
+
+/// Whether `text` is an IPv6 address that lacks its brackets, perhaps with a port: libtorrent 2.0
+/// asks trackers so.
+fn is_bare_v6(text: &str) -> bool {
+    let is_v6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    let is_port = |text: &str| !text.starts_with('+') && text.parse::<u16>().is_ok();
+    is_v6(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_v6(host) && is_port(port))
 }
 
 fn parse_target(method: &Method, text: &str) -> Result<Target, HeadError> {

@@ -38,6 +38,13 @@ fn heads_keep_case_order_and_bytes() {
 }
 
 #[test]
+fn an_address_in_the_host_field_may_lack_its_brackets() {
+    for host in ["h:1", "[::1]:35179", "::1:35179", "::1:6969", "fd00::1"] {
+        whole(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn the_four_forms_of_a_target_are_told_apart() {
     let target = |line: &str| whole(&format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n")).target;
     let url = Url::parse("http://reg.example:5000/v2/x?ns=a").unwrap();
@@ -107,6 +114,9 @@ fn every_smuggling_input_is_refused() {
         "Host: h i",
         "Host: h,i",
         "Host: user@h",
+        "Host: ::1:x",
+        "Host: ::1:+5",
+        "Host: [::1",
         "X: no host",
     ] {
         assert_eq!(refused(fields).status(), 400, "{fields:?}");
