@@ -30,9 +30,11 @@ ENTRYPOINT ["torrent-cache"]
 
 FROM program AS client
 EXPOSE 8888 6881-6891
+HEALTHCHECK --start-period=30s CMD ["torrent-cache", "health", "client"]
 CMD ["client"]
 
 FROM program AS tracker
 COPY --from=files /src/target/image/tracker /
 EXPOSE 2378 6969/tcp 6969/udp
+HEALTHCHECK --start-period=30s CMD ["torrent-cache", "health", "tracker"]
 CMD ["tracker"]

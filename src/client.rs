@@ -20,7 +20,7 @@ use crate::http::Front;
 use crate::http::registries::Registries;
 use crate::http::status::{self, Status};
 use crate::limits;
-use crate::net::admin::Admin;
+use crate::net::admin::{Admin, Readiness};
 use crate::net::serve::{Server, ServerConfig};
 use crate::net::tls::{Roots, TlsError};
 use crate::net::{tcp, tls};
@@ -170,7 +170,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
     let log = needed(&values, "LOG")?;
     let settings = Settings::read(&values)?;
     let process = Process::start(&log)?;
-    let client = Client::start(&values, settings)?;
+    let client = Client::start(&values, settings, process.stop())?;
     process.ready(&client.to_string());
     process.stop().wait();
     client.stop(Time::now() + limits::STOP);
@@ -348,7 +348,7 @@ struct Client {
 impl Client {
     /// Starts everything, what others stand on first. What can be wrong with the configuration
     /// shows before anybody is served.
-    fn start(values: &Values, settings: Settings) -> Result<Client, Failure> {
+    fn start(values: &Values, settings: Settings, stop: &Stop) -> Result<Client, Failure> {
         let usage = |name: &str, error: &dyn fmt::Display| Failure::from(values.bad(name, error));
         let front = tcp::bind(settings.front)
             .map_err(|error| usage(address_option(&error, "PORT"), &error))?;
@@ -379,7 +379,8 @@ impl Client {
         };
         let fetcher = Fetcher::new(parts, settings.offline, settings.repositories);
         let status = status_page(&store, &engine, &catalog, &fetcher);
-        let pages = Admin::new(|| Ok(())).page("/status.json", "application/json", status);
+        let pages = Admin::new(readiness(&store, stop));
+        let pages = pages.page("/status.json", "application/json", status);
         let registries = Registries::new(settings.registry, settings.plain_registries);
         let handler = Arc::new(Front::new(Arc::clone(&fetcher), upstream, registries));
         let config = ServerConfig { tls, ..ServerConfig::new("http", front) };
@@ -454,6 +455,16 @@ fn our_names() -> Vec<String> {
     let name = sys::host_name();
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
     if is_name && !name.is_empty() { vec![name] } else { Vec::new() }
+}
+
+/// Whether it can do all of its work. It listens before anybody can ask; a tracker and an etcd may
+/// be absent.
+fn readiness(store: &Arc<Store>, stop: &Stop) -> impl Fn() -> Readiness + Send + Sync + 'static {
+    let (store, stop) = (Arc::clone(store), stop.clone());
+    move || match stop.is_stopped() {
+        true => Err("it stops".to_owned()),
+        false => store.check().map_err(|error| error.to_string()),
+    }
 }
 
 fn status_page(

@@ -89,6 +89,11 @@ pub const HTTP_WRITE: Duration = Duration::from_secs(300);
 /// From the signal to the end of the process.
 pub const STOP: Duration = Duration::from_secs(10);
 
+/// One question of `torrent-cache health`: shorter than the time-outs of those who run it.
+pub const HEALTH_CALL: Duration = Duration::from_secs(5);
+/// How much is read of the answer: a line that says why.
+pub const HEALTH_ANSWER_LEN_MAX: u64 = 4 << 10;
+
 /// Telling the service manager something; it reads at once or is broken.
 pub const NOTIFY: Duration = Duration::from_secs(1);
 

@@ -1,19 +1,20 @@
-//! Floor 7: the texts about the program that are made from its tables: man pages, completions for
-//! shells, environment files.
+//! Floor 7: the commands that print something and end: man pages, completions for shells,
+//! environment files, all made from the program's tables, and the health of a running command.
 //!
 //! **Invariant:** no option, file or exit status is written down here; all come from the commands'
 //! tables.
 
 mod environment;
+mod health;
 mod page;
 mod shells;
 
 use std::ffi::OsString;
 
 use crate::base::args::UsageError;
-use crate::process::Command;
+use crate::process::{Command, Failure};
 
-type Make = fn(&[Command], &str, Vec<OsString>) -> Result<String, UsageError>;
+type Make = fn(&[Command], &str, Vec<OsString>) -> Result<String, Failure>;
 
 /// A command that prints a text and ends.
 pub struct Text {
@@ -45,7 +46,13 @@ pub const TEXTS: &[Text] = &[
         name: "environment",
         words: &["client", "tracker"],
         about: "Prints a file of all variables of a command; options that follow are set in it.",
-        make: environment::file,
+        make: |commands, word, rest| Ok(environment::file(commands, word, rest)?),
+    },
+    Text {
+        name: "health",
+        words: &["client", "tracker"],
+        about: "Prints whether the one that runs here can work; if it cannot, why, and status 1.",
+        make: health::look,
     },
 ];
 
@@ -62,28 +69,28 @@ impl Text {
     /// The text that `args`, which follow the name on the command line, ask for.
     ///
     /// # Errors
-    /// A word that is missing or unknown, or more than there should be.
-    pub fn print(
-        &self,
-        commands: &[Command],
-        mut args: Vec<OsString>,
-    ) -> Result<String, UsageError> {
+    /// A word that is missing or unknown, or more than there should be; what is looked at is not
+    /// well.
+    pub fn print(&self, commands: &[Command], mut args: Vec<OsString>) -> Result<String, Failure> {
         let word = if args.is_empty() { OsString::new() } else { args.remove(0) };
         let Some(word) = self.words.iter().find(|known| word.as_os_str() == **known) else {
             let what = match word.is_empty() {
                 true => "something is missing".to_owned(),
                 false => format!("unknown: {}", word.to_string_lossy()),
             };
-            return Err(UsageError(format!("{} {}: {what}", self.name, self.usage())));
+            let why = format!("{} {}: {what}", self.name, self.usage());
+            return Err(UsageError(why).into());
         };
         (self.make)(commands, word, args)
     }
 }
 
-fn nothing_more(rest: Vec<OsString>) -> Result<(), UsageError> {
+fn nothing_more(rest: Vec<OsString>) -> Result<(), Failure> {
     match rest.first() {
         None => Ok(()),
-        Some(arg) => Err(UsageError(format!("nothing may follow: {}", arg.to_string_lossy()))),
+        Some(arg) => {
+            Err(UsageError(format!("nothing may follow: {}", arg.to_string_lossy())).into())
+        }
     }
 }
 

@@ -220,6 +220,22 @@ impl Store {
         blob.metainfo().ok().map(Arc::new)
     }
 
+    /// Whether files can be made: the file system may have become read-only.
+    ///
+    /// # Errors
+    /// What it says. That it is full is none: the store makes room.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let dir = self.layout.partials();
+        // A file without a name: it is gone when it is closed.
+        let made = File::options().write(true).custom_flags(libc::O_TMPFILE).open(dir);
+        match made {
+            Err(error) if !error::is_full(&error) && !has_no_nameless(&error) => {
+                Err(StoreError::io("write to", dir, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -405,6 +421,12 @@ impl Store {
             log_limited!(warn, "{error}");
         }
     }
+}
+
+/// How a file system refuses that has no files without names, which says nothing of others.
+fn has_no_nameless(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{IsADirectory, Unsupported};
+    matches!(error.kind(), Unsupported | IsADirectory)
 }
 
 /// Takes the lock that says that the store is in use. It goes with the process, however that ends.

@@ -11,7 +11,7 @@ use crate::support::get;
 use crate::support::image::Blob;
 use crate::support::origin::{Origin, Request, answer, whole};
 use crate::support::process::Process;
-use crate::support::torrent_cache::Program;
+use crate::support::torrent_cache::{Program, binary};
 use crate::support::wait_for;
 use crate::{HOSTILE, Targets, connect_from, descriptors, proc_status};
 
@@ -123,4 +123,51 @@ fn without_room_on_the_disk_blobs_are_passed_on_until_there_is_some() {
     pull(&client, &blobs[2]);
     wait_for("it to be kept", || (client.status()["store"]["blobs"] == 1).then_some(()));
     assert!(client.process().is_running());
+}
+
+#[test]
+fn without_a_disk_to_write_to_it_is_not_ready_and_serves_on() {
+    let mut bytes = vec![0; MIB];
+    Rng::seeded(7).fill(&mut bytes);
+    let blob = Blob::new(bytes);
+    let origin = Origin::always(vec![whole(&blob.bytes)]);
+    let registry = format!("http://{}", origin.addr());
+    let mut client =
+        Program::client_with_disk("client", 8 << 20, &[("REGISTRY_LOCATION", &registry)]);
+    // A file system with files that are open for writing cannot be made read-only from outside.
+    let in_its_mounts = |client: &mut Program, script: &str| {
+        let pid = client.process().pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--mount"]);
+        let user = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+        if user(&pid) != user("self") {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.args(["sh", "-ec", &format!("cd {}; {script}", client.option("STORAGE"))]);
+        let finished = Process::run("nsenter", command, "util-linux");
+        assert!(finished.status.success(), "{}", finished.output);
+    };
+    let health = |client: &Program| {
+        let mut command = Command::new(binary());
+        command.args(["health", "client"]).env_clear().env("ADMIN", client.option("ADMIN"));
+        let finished = Process::run("health", command, "");
+        (finished.status.code(), finished.output)
+    };
+    assert_eq!(health(&client), (Some(0), "ready\n".to_owned()));
+
+    in_its_mounts(&mut client, "mount --bind partial partial");
+    in_its_mounts(&mut client, "mount -o remount,bind,ro $PWD/partial");
+    let (status, said) = health(&client);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("503: not ready: ") && said.contains("Read-only"), "{said}");
+    assert_eq!(client.admin("/healthz").status, 200, "a restart would not help");
+    let url = format!("http://{}/v2/a/blobs/{}", client.addr(), blob.digest);
+    let got = get(&url, &[]).expect("it comes");
+    assert!(got.status == 200 && got.body == blob.bytes, "{}", client.log());
+
+    in_its_mounts(&mut client, "umount $PWD/partial");
+    assert_eq!(health(&client).0, Some(0));
+    client.process().terminate();
+    let (status, said) = health(&client);
+    assert!(status == Some(1) && said.lines().count() == 1, "{said}");
 }

@@ -4,6 +4,7 @@ use super::host::Host;
 use super::program::root;
 use crate::support::image::Image;
 use crate::support::network::{FROM_PEERS, FROM_UPSTREAM};
+use crate::support::wait_for;
 
 const MIB: usize = 1 << 20;
 
@@ -27,6 +28,10 @@ fn three_clients_share_an_image() {
         host.container(id.trim())
     };
     let tracker = container("tracker");
+    wait_for("the image's own health check", || {
+        let states = host.sh("docker ps --format '{{.Status}}'");
+        states.lines().all(|state| state.ends_with("(healthy)")).then_some(())
+    });
     for (number, port) in [(1, 8881), (2, 8882), (3, 8883)] {
         let client = container(&format!("client-{number}"));
         host.skopeo_layers(&image, port);

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use torrent_cache::base::hash::Sha1Hash;
@@ -15,7 +16,7 @@ use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest};
 
 use crate::support::image::Blob;
 use crate::support::torrent_cache::Program;
-use crate::support::{get, wait_for};
+use crate::support::{free_port, get, loopback, wait_for};
 use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, status};
 
 const BANNED: &str = "torrent_cache_peers_banned_total";
@@ -66,6 +67,50 @@ fn the_only_peer_falls_silent_and_the_reader_gets_every_byte() {
     download.expect_whole(&world.upstream.blob);
     assert!(second.metric(FROM_UPSTREAM) > 0, "frozen too late to prove anything");
     first.process().resume();
+}
+
+/// Passes on what comes to a port of its own, as the port mapping of a container engine does; says
+/// how many connections came.
+fn map_port(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let came = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&came);
+    std::thread::spawn(move || {
+        for outside in listener.incoming().flatten() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let Ok(inside) = TcpStream::connect(to) else { continue };
+            let clone = |stream: &TcpStream| stream.try_clone().expect("descriptors are left");
+            let ways = [(clone(&outside), clone(&inside)), (inside, outside)];
+            for (mut from, mut to) in ways {
+                std::thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    (address, came)
+}
+
+#[test]
+fn a_host_behind_a_mapped_port_is_reached_there() {
+    let world = World::start(18, 8 * MIB);
+    let port = free_port();
+    let (outside, came) = map_port(loopback(port));
+    let options = [
+        ("TORRENT_FIRST_PORT", port.to_string()),
+        ("TORRENT_LAST_PORT", port.to_string()),
+        ("ADVERTISE", outside.to_string()),
+    ];
+    let options = options.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let first = world.client_with("first", &options);
+    world.pull(&first);
+    world.wait_until_shared();
+    let second = world.client("second");
+    world.pull(&second);
+    assert_eq!(second.metric(FROM_PEERS), world.len(), "{}", second.log());
+    assert!(came.load(Ordering::SeqCst) > 0, "by the port that it advertises");
 }
 
 /// What a peer does that says it has everything.

@@ -142,16 +142,19 @@ impl World {
     }
 
     pub fn client(&self, name: &str) -> Program {
-        let announce = self.tracker.announce_url();
-        Program::client(
-            name,
-            &[
-                ("REGISTRY_LOCATION", &self.upstream.url()),
-                ("TRACKER", &announce),
-                ("ETCD_PORT", self.tracker.option("ETCD_PORT")),
-                ("LOG", "info,torrent_cache=debug"),
-            ],
-        )
+        self.client_with(name, &[])
+    }
+
+    /// A client with options beside those that it needs here.
+    pub fn client_with(&self, name: &str, more: &[(&str, &str)]) -> Program {
+        let (registry, announce) = (self.upstream.url(), self.tracker.announce_url());
+        let options = [
+            ("REGISTRY_LOCATION", registry.as_str()),
+            ("TRACKER", announce.as_str()),
+            ("ETCD_PORT", self.tracker.option("ETCD_PORT")),
+            ("LOG", "info,torrent_cache=debug"),
+        ];
+        Program::client(name, &[&options, more].concat())
     }
 
     /// A client that has the blob; the catalog and the tracker know.
