@@ -82,6 +82,18 @@ pub const OPTIONS: &[Opt] = &[
         "Comma-separated ranges that peers may be in, as 10.0.0.0/8; empty: all private ones.",
     ),
     Opt::new(
+        "UPLOAD_MAX",
+        "RATE",
+        "",
+        "The most that peers get of this host: bytes per second, with K, M or G; empty: any.",
+    ),
+    Opt::new(
+        "DOWNLOAD_MAX",
+        "RATE",
+        "",
+        "The most that is taken from peers, bytes per second; what upstreams send does not count.",
+    ),
+    Opt::new(
         "CERTFILE",
         "FILE",
         "/etc/torrent-proxy/ssl/cert.pem",
@@ -332,8 +344,19 @@ fn engine(values: &Values, interface: IpAddr) -> Result<EngineConfig, UsageError
         advertise_address,
         advertise_port,
         peer_networks: list(values, "PEER_NETWORKS")?,
+        upload_max: rate(values, "UPLOAD_MAX")?,
+        download_max: rate(values, "DOWNLOAD_MAX")?,
         peer_id: PeerId::random(&mut Rng::from_os()),
     })
+}
+
+/// Bytes per second; `None`: any number.
+fn rate(values: &Values, name: &str) -> Result<Option<u64>, UsageError> {
+    match values.text(name)?.map(|text| text.parse()) {
+        None | Some(Ok(Max::Bytes(0))) => Ok(None),
+        Some(Ok(Max::Bytes(rate))) if rate >= limits::RATE_MIN => Ok(Some(rate)),
+        _ => Err(values.bad(name, &"neither 0 nor bytes per second from 16K, such as 20M")),
+    }
 }
 
 /// A running client.
@@ -545,6 +568,8 @@ mod tests {
             ("ETCD_ENDPOINTS", "http://a:1,b:x"),
             ("ETCD_USER", "me"),
             ("STORAGE_MAX", "lots"),
+            ("UPLOAD_MAX", "50%"),
+            ("DOWNLOAD_MAX", "100"),
             ("TORRENT_LAST_PORT", "1"),
             ("ADVERTISE", "here"),
             ("OFFLINE", "maybe"),

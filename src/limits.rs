@@ -122,6 +122,12 @@ pub const COPY_LEN: usize = 256 << 10;
 
 // Peers.
 
+/// The lowest `UPLOAD_MAX` and `DOWNLOAD_MAX`, bytes per second: one block of BEP 3.
+pub const RATE_MIN: u64 = 16 << 10;
+/// Under such a limit, the least that goes at once: less costs more calls than it smooths.
+pub const RATE_PART_LEN_MIN: usize = 4 << 10;
+/// The most: links take turns, and each turn is over in milliseconds.
+pub const RATE_PART_LEN_MAX: usize = 64 << 10;
 /// The block of BEP 3 that every client accepts.
 pub const BLOCK_LEN: u32 = 16 << 10;
 /// The largest block that is sent or taken: 128 KiB is what foreign clients ask at most, our own

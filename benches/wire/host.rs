@@ -56,6 +56,8 @@ fn engine(root: &Path, tracker: &str) -> (Arc<Store>, Engine) {
         advertise_address: None,
         advertise_port: None,
         peer_networks: Vec::new(),
+        upload_max: None,
+        download_max: None,
         peer_id: PeerId::random(&mut Rng::from_os()),
     };
     let engine = Engine::start(config, Arc::clone(&store)).expect("a port is free");

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod args;
 pub mod blame;
+pub mod bucket;
 pub mod clock;
 pub mod figures;
 pub mod hash;

@@ -12,7 +12,7 @@ use crate::engine::inbox::MemberId;
 use crate::engine::member::{Clogged, Role};
 use crate::engine::peer_io::Outgoing;
 use crate::engine::run::{Run, Turn};
-use crate::limits::{BLOCK_LEN_MAX, PEER_REQUESTS_MAX};
+use crate::limits::PEER_REQUESTS_MAX;
 use crate::proto::ext::{ExtHandshake, HANDSHAKE_ID};
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::Message;
@@ -85,7 +85,7 @@ impl Run {
             client: Some(format!("torrent-cache/{}", env!("CARGO_PKG_VERSION"))),
             reqq: u32::try_from(PEER_REQUESTS_MAX).ok(),
             port: Some(self.identity.port),
-            block_len_max: Some(BLOCK_LEN_MAX),
+            block_len_max: Some(self.links.up.block_len_max()),
             ..ExtHandshake::default()
         };
         let mut payload = Vec::new();

@@ -18,9 +18,12 @@ use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked, Signal};
+use crate::base::stop::Stop;
 use crate::base::thread::{self, Handle, Role};
+use crate::engine::EngineConfig;
 use crate::engine::inbox::{Event, LinkEnd, MemberId, NewLink, Seed};
-use crate::engine::peer_io::{self, Credit};
+use crate::engine::limit::Limit;
+use crate::engine::peer_io::{self, Credit, Source};
 use crate::engine::pool::Pool;
 use crate::limits::{
     BANNED_MAX, HANDSHAKES_MAX, LINKS_MAX, PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE,
@@ -44,6 +47,11 @@ pub(super) struct Links {
     store: Arc<Store>,
     inbox: Sender<Event>,
     pool: Pool,
+    /// What goes to peers.
+    pub(super) up: Limit,
+    /// What comes from them.
+    pub(super) down: Limit,
+    stop: Stop,
 }
 
 #[derive(Default)]
@@ -84,21 +92,20 @@ struct Greeting {
 }
 
 impl Links {
-    pub(super) fn new(
-        peer_id: PeerId,
-        networks: Vec<Network>,
-        store: Arc<Store>,
-        inbox: Sender<Event>,
-    ) -> Links {
+    pub(super) fn new(config: &EngineConfig, store: Arc<Store>, inbox: Sender<Event>) -> Links {
+        let stop = Stop::new();
         Links {
             table: Ranked::new(Rank::Links, Table::default()),
             ended: Signal::new(),
             next_id: AtomicU64::new(0),
-            peer_id,
-            networks,
+            peer_id: config.peer_id,
+            networks: config.peer_networks.clone(),
             store,
             inbox,
             pool: Pool::new(),
+            up: Limit::new(config.upload_max, stop.clone()),
+            down: Limit::new(config.download_max, stop.clone()),
+            stop,
         }
     }
 
@@ -246,7 +253,7 @@ impl Links {
             let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
             let id = open.id;
             self.spawn("peer-write", move || {
-                peer_io::write_link(id, &stream, &queue, &links.inbox);
+                peer_io::write_link(id, &stream, &queue, &links.inbox, &links.up);
             })
         };
         if !writer || open.stream.set_read_timeout(Some(PEER_IDLE)).is_err() {
@@ -268,7 +275,8 @@ impl Links {
         drop(slot);
         let mut farewell = Farewell { links: self, id: open.id, end: LinkEnd::Panicked };
         let id = open.id;
-        farewell.end = peer_io::read_link(id, &open.stream, &credit, &self.pool, &self.inbox);
+        let source = Source { stream: &open.stream, credit: &credit, limit: &self.down };
+        farewell.end = peer_io::read_link(id, &source, &self.pool, &self.inbox);
     }
 
     /// Puts a connection into the table; `None`: no more, we stop.
@@ -333,6 +341,7 @@ impl Links {
     pub(super) fn close(&self, deadline: Time) -> usize {
         let mut table = self.table.lock();
         table.closed = true;
+        self.stop.stop();
         for stream in table.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }

@@ -20,6 +20,7 @@ mod announce;
 mod collect;
 mod disk;
 mod inbox;
+mod limit;
 mod links;
 mod member;
 mod membership;
@@ -72,6 +73,10 @@ pub struct EngineConfig {
     /// The ranges in which peers are talked to; none: those that are private, link-local or
     /// loopback.
     pub peer_networks: Vec<Network>,
+    /// The most that peers get of us, bytes per second over all links; `None`: any number.
+    pub upload_max: Option<u64>,
+    /// The most that is taken from peers.
+    pub download_max: Option<u64>,
     /// Who we are in every handshake; new at every start (BEP 20).
     pub peer_id: PeerId,
 }
@@ -154,7 +159,7 @@ impl Engine {
         let announcer = Arc::new(announcer.map_err(EngineError::Thread)?);
         let evicted = (Arc::clone(&announcer), inbox.clone());
         store.on_evict(move |seed| unseed(&evicted.0, &evicted.1, seed.info_hash));
-        let links = Links::new(config.peer_id, config.peer_networks, store, inbox.clone());
+        let links = Links::new(&config, store, inbox.clone());
         let engine = Engine {
             port,
             tracker: config.tracker.as_ref().map(TrackerUrl::to_string),

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::base::figures;
 use crate::base::mailbox::{Nothing, Receiver, Sender};
 use crate::engine::inbox::{Event, LinkEnd};
+use crate::engine::limit::Limit;
 use crate::engine::pool::Pool;
 use crate::limits::{LINK_BYTES_ASKED_MAX, PEER_KEEP_ALIVE};
 use crate::proto::ext::ExtHandshake;
@@ -79,18 +80,31 @@ pub(super) enum Outgoing {
     },
 }
 
+/// Where the bytes of a link come from, and what bounds them.
+pub(super) struct Source<'a> {
+    /// The connection.
+    pub(super) stream: &'a TcpStream,
+    /// What the peer may send.
+    pub(super) credit: &'a Credit,
+    /// How fast it is read.
+    pub(super) limit: &'a Limit,
+}
+
 /// Reads one link until it ends, and says why.
 pub(super) fn read_link(
     link: LinkId,
-    stream: &TcpStream,
-    credit: &Credit,
+    source: &Source<'_>,
     pool: &Pool,
     inbox: &Sender<Event>,
 ) -> LinkEnd {
-    let mut wire = Wire::new(stream);
+    let mut wire = Wire::new(source.stream);
     loop {
-        let event = match wire.frame() {
-            Ok(Frame::Block(block)) if !credit.take(block.len) => {
+        let frame = wire.frame();
+        if let Ok(Frame::Block(block)) = &frame {
+            source.limit.pass(block.len as usize);
+        }
+        let event = match frame {
+            Ok(Frame::Block(block)) if !source.credit.take(block.len) => {
                 figures::DUPLICATE_BYTES.add(u64::from(block.len));
                 match wire.skip(block.len as usize) {
                     Ok(()) => continue,
@@ -226,8 +240,9 @@ pub(super) fn write_link(
     stream: &TcpStream,
     queue: &Receiver<Outgoing>,
     inbox: &Sender<Event>,
+    limit: &Limit,
 ) {
-    if let Err(error) = write_all(link, stream, queue, inbox) {
+    if let Err(error) = write_all(link, stream, queue, inbox, limit) {
         // A failure of the connection itself is the reader's to tell.
         let _ = inbox.send(Event::LinkDown(link, LinkEnd::File(error)));
     }
@@ -241,7 +256,9 @@ fn write_all(
     mut stream: &TcpStream,
     queue: &Receiver<Outgoing>,
     inbox: &Sender<Event>,
+    limit: &Limit,
 ) -> Result<(), StoreError> {
+    let gathered_len = WRITE_LEN.min(limit.part_len());
     let mut out = Vec::with_capacity(READ_LEN);
     let mut blocks = Vec::new();
     loop {
@@ -257,13 +274,19 @@ fn write_all(
                 Err(Nothing::Yet) => break,
                 Err(Nothing::Closed) => return Ok(()),
             }
-            if out.len() >= WRITE_LEN {
+            if out.len() >= gathered_len {
                 break;
             }
             next = queue.try_recv();
         }
-        if stream.write_all(&out).is_err() {
-            return Ok(());
+        for part in out.chunks(limit.part_len()) {
+            // Messages alone are not worth their wait.
+            if !blocks.is_empty() {
+                limit.pass(part.len());
+            }
+            if stream.write_all(part).is_err() {
+                return Ok(());
+            }
         }
         out.clear();
         for block in blocks.drain(..) {

@@ -21,9 +21,7 @@ use crate::engine::links::Links;
 use crate::engine::member::{Fetch, Link, Member, Role};
 use crate::engine::pool::Buffer;
 use crate::engine::status::SwarmStatus;
-use crate::limits::{
-    BLOCK_LEN, BLOCK_LEN_MAX, LINKS_MAX, PEER_REQUESTS_MAX, PIECE_BYTES_IN_FLIGHT_MAX,
-};
+use crate::limits::{BLOCK_LEN, LINKS_MAX, PEER_REQUESTS_MAX, PIECE_BYTES_IN_FLIGHT_MAX};
 use crate::log_limited;
 use crate::proto::bitfield::Pieces;
 use crate::proto::ext::ExtHandshake;
@@ -427,9 +425,10 @@ impl Run {
         let Some(open) = self.open.get_mut(&link) else { return };
         open.client = theirs.client;
         let reqq = theirs.reqq.and_then(|reqq| usize::try_from(reqq).ok());
+        let ours = self.links.down.block_len_max();
         let input = Input::ExtHandshake {
             link,
-            block_len_max: theirs.block_len_max.unwrap_or(BLOCK_LEN).min(BLOCK_LEN_MAX),
+            block_len_max: theirs.block_len_max.unwrap_or(BLOCK_LEN).min(ours),
             requests_max: reqq.unwrap_or(REQUESTS_USUAL).min(PEER_REQUESTS_MAX),
             listen_port: theirs.port,
         };

@@ -108,6 +108,8 @@ impl Host {
             advertise_address: Some(loopback(number)),
             advertise_port: None,
             peer_networks,
+            upload_max: None,
+            download_max: None,
             peer_id: PeerId::random(&mut Rng::from_os()),
         };
         let engine = Engine::start(config, Arc::clone(&store)).unwrap();

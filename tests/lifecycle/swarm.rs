@@ -16,7 +16,7 @@ use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest};
 
 use crate::support::image::Blob;
 use crate::support::torrent_cache::Program;
-use crate::support::{free_port, get, loopback, wait_for};
+use crate::support::{PATIENCE, free_port, get, loopback, wait_for, wait_longer};
 use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, status};
 
 const BANNED: &str = "torrent_cache_peers_banned_total";
@@ -111,6 +111,53 @@ fn a_host_behind_a_mapped_port_is_reached_there() {
     world.pull(&second);
     assert_eq!(second.metric(FROM_PEERS), world.len(), "{}", second.log());
     assert!(came.load(Ordering::SeqCst) > 0, "by the port that it advertises");
+}
+
+/// Watches `bytes` until it is all of the blob, and fails if they are ever more than a rate of
+/// 1 MiB per second allows since `start`.
+fn assert_limited(world: &World, start: Instant, bytes: impl Fn() -> i64) {
+    const PER_MS: i64 = (1 << 20) / 1000 + 1;
+    // A block, and a part of one that is on its way.
+    const AT_ONCE: i64 = 256 << 10;
+    let patience = 2 * PATIENCE;
+    wait_longer(patience, "the blob", || {
+        let seen = bytes();
+        let elapsed_ms = i64::try_from(start.elapsed().as_millis()).expect("a minute");
+        let allowed = elapsed_ms * PER_MS + AT_ONCE;
+        assert!(seen <= allowed, "{seen} bytes, {allowed} allowed");
+        (seen >= world.len()).then_some(())
+    });
+}
+
+#[test]
+fn a_host_sends_its_peers_no_more_than_it_may() {
+    let world = World::start(19, 6 * MIB);
+    let first = world.client_with("first", &[("UPLOAD_MAX", "1M")]);
+    world.pull(&first);
+    world.wait_until_shared();
+    let others = ["second", "third"].map(|name| world.client(name));
+    let start = Instant::now();
+    let downloads = others.each_ref().map(|client| Download::start(&world.url(client), &[]));
+    // Between them they have it once from the first.
+    let sent = "torrent_cache_sent_bytes_total{to=\"peer\"}";
+    assert_limited(&world, start, || first.metric(sent));
+    downloads.into_iter().for_each(|download| download.expect_whole(&world.upstream.blob));
+}
+
+#[test]
+fn a_host_takes_from_its_peers_no_more_than_it_may() {
+    let world = World::start(20, 6 * MIB);
+    let first = world.seeder("first");
+    let third = world.client("third");
+    world.pull(&third);
+    wait_for("two seeders", || (world.seeders() == 2).then_some(()));
+    let second = world.client_with("second", &[("DOWNLOAD_MAX", "1M")]);
+    let start = Instant::now();
+    let download = Download::start(&world.url(&second), &[]);
+    assert_limited(&world, start, || second.metric(FROM_PEERS));
+    download.expect_whole(&world.upstream.blob);
+    assert_eq!(second.metric(FROM_UPSTREAM), 0, "fast enough: {}", second.log());
+    drop((first, third));
 }
 
 /// What a peer does that says it has everything.
