@@ -6,6 +6,9 @@ mod laws;
 mod laws_http;
 #[path = "vectors/laws_ostree.rs"]
 mod laws_ostree;
+#[path = "vectors/laws_swarm.rs"]
+#[allow(dead_code, reason = "tests/sim uses the rest")]
+mod laws_swarm;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,6 +29,7 @@ const LAWS: &[(&str, Law)] = &[
     ("ostree", laws_ostree::ostree),
     ("ostree_part", laws_ostree::part),
     ("peer", laws::peer),
+    ("swarm", laws_swarm::swarm),
     ("udp", laws::udp),
     ("url", laws_http::url),
 ];

@@ -6,3 +6,5 @@ pub mod laws;
 pub mod laws_http;
 #[path = "../../tests/vectors/laws_ostree.rs"]
 pub mod laws_ostree;
+#[path = "../../tests/vectors/laws_swarm.rs"]
+pub mod laws_swarm;

@@ -8,6 +8,7 @@
 mod support;
 
 mod crowds;
+mod greedy;
 mod heads;
 mod peers;
 mod scarcity;

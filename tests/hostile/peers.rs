@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
+use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::proto::peer::{Handshake, Message, PeerId};
 
 use crate::support::image::Blob;
@@ -14,24 +15,29 @@ use crate::support::torrent_cache::Program;
 use crate::support::{get, loopback, wait_for};
 use crate::{HOSTILE, Targets, connect_from, rest, threads};
 
-fn random(seed: u64, len: usize) -> Vec<u8> {
+pub fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     Rng::seeded(seed).fill(&mut bytes);
     bytes
+}
+
+/// Lets the client fetch and seed the blob that is behind it; what peers must know of it.
+pub fn seed(targets: &Targets, blob: &Blob) -> Metainfo {
+    let url = format!("http://{}/v2/a/blobs/{}", targets.client.addr(), blob.digest);
+    assert_eq!(get(&url, &[]).expect("it comes").status, 200);
+    wait_for("the seed", || (targets.client.status()["seeds"] == 1).then_some(()));
+    let torrents = std::path::Path::new(targets.client.option("STORAGE")).join("torrents");
+    let torrent = std::fs::read_dir(torrents).expect("it is there").next().expect("one");
+    let torrent = std::fs::read(torrent.expect("it is there").path()).expect("it is there");
+    Metainfo::decode(&torrent).expect("ours")
 }
 
 #[test]
 fn malformed_handshakes_and_messages_cost_the_peer_its_connection() {
     let blob = Blob::new(random(92, 300_000));
     let mut targets = Targets::start(Some(blob.clone()));
-    let url = format!("http://{}/v2/a/blobs/{}", targets.client.addr(), blob.digest);
-    assert_eq!(get(&url, &[]).expect("it comes").status, 200);
-    wait_for("the seed", || (targets.client.status()["seeds"] == 1).then_some(()));
+    let metainfo = seed(&targets, &blob);
     let before = threads(&mut targets.client);
-    let torrents = std::path::Path::new(targets.client.option("STORAGE")).join("torrents");
-    let torrent = std::fs::read_dir(torrents).expect("it is there").next().expect("one");
-    let torrent = std::fs::read(torrent.expect("it is there").path()).expect("it is there");
-    let metainfo = torrent_cache::proto::metainfo::Metainfo::decode(&torrent).expect("ours");
     let hello = |info_hash: Sha1Hash| {
         let mut out = Vec::new();
         Handshake::ours(info_hash, PeerId([9; 20])).encode(&mut out);

@@ -5,6 +5,9 @@
 
 mod figures;
 mod host;
+#[path = "../vectors/laws_swarm.rs"]
+#[allow(dead_code, reason = "the fuzz target uses the rest")]
+mod laws_swarm;
 mod network;
 mod operations;
 mod scenarios;

@@ -1,0 +1,116 @@
+//! Peers that take more than their share of connections, threads, memory and reads of the disk.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+
+use torrent_cache::limits::{
+    BLOCK_LEN, HANDSHAKES_MAX, LINKS_PER_SWARM_MAX, PEER_HANDSHAKE, PEER_REQUESTS_MAX,
+};
+use torrent_cache::proto::metainfo::Metainfo;
+use torrent_cache::proto::peer::{Handshake, Message, PeerId, RawBlock};
+
+use crate::peers::{random, seed};
+use crate::support::image::Blob;
+use crate::support::{PATIENCE, wait_for, wait_longer};
+use crate::{HOSTILE, Targets, connect_from, resident_kib, threads};
+
+/// Threads that come and go while nothing is served.
+const THREADS_USUAL: usize = 24;
+
+/// What the kernel takes of a connection that nobody reads, with room.
+const SOCKET_BUFFERS: i64 = 16 << 20;
+
+/// A connection that has said what it wants, as peer number `number`.
+fn greeted(targets: &Targets, metainfo: &Metainfo, number: u16) -> TcpStream {
+    let [high, low] = number.to_be_bytes();
+    let source = Ipv4Addr::new(127, 0, 2 + high, low);
+    let stream = connect_from(source, targets.client.peer_addr());
+    let mut peer_id = [b'-'; 20];
+    peer_id[..2].copy_from_slice(&[high, low]);
+    let mut hello = Vec::new();
+    Handshake::ours(metainfo.info_hash(), PeerId(peer_id)).encode(&mut hello);
+    // It may be turned away at once.
+    let _ = (&stream).write_all(&hello);
+    stream
+}
+
+/// Somebody else is greeted.
+fn assert_greets_others(targets: &Targets, metainfo: &Metainfo) {
+    wait_longer(PATIENCE + PEER_HANDSHAKE, "a handshake", || {
+        let mut stream = greeted(targets, metainfo, 9999);
+        let mut answer = [0; 68];
+        stream.read_exact(&mut answer).ok()
+    });
+}
+
+#[test]
+fn connections_that_never_shake_hands_are_few_and_end() {
+    let blob = Blob::new(random(130, 300_000));
+    let mut targets = Targets::start(Some(blob.clone()));
+    let metainfo = seed(&targets, &blob);
+    let before = threads(&mut targets.client);
+    let address = targets.client.peer_addr();
+    let streams: Vec<_> = (0..1000).map(|_| connect_from(HOSTILE, address)).collect();
+    let more = threads(&mut targets.client).saturating_sub(before);
+    assert!(more <= HANDSHAKES_MAX + THREADS_USUAL, "{more} threads");
+    targets.assert_serves_others();
+    assert_greets_others(&targets, &metainfo);
+    drop(streams);
+}
+
+#[test]
+fn one_swarm_has_so_many_links_and_no_more() {
+    let blob = Blob::new(random(131, 300_000));
+    let mut targets = Targets::start(Some(blob.clone()));
+    let metainfo = seed(&targets, &blob);
+    let before = (threads(&mut targets.client), resident_kib(&mut targets.client));
+    let _streams: Vec<_> = (0..300).map(|number| greeted(&targets, &metainfo, number)).collect();
+    wait_for("the links", || {
+        let links = targets.client.metric("torrent_cache_peers");
+        usize::try_from(links).is_ok_and(|links| links >= LINKS_PER_SWARM_MAX).then_some(())
+    });
+    let links = targets.client.metric("torrent_cache_peers");
+    assert!(usize::try_from(links).expect("a count") <= LINKS_PER_SWARM_MAX, "{links} links");
+    let more = threads(&mut targets.client).saturating_sub(before.0);
+    let bound = 2 * LINKS_PER_SWARM_MAX + HANDSHAKES_MAX + THREADS_USUAL;
+    assert!(more <= bound, "{more} threads");
+    let more_kib = resident_kib(&mut targets.client).saturating_sub(before.1);
+    assert!(more_kib <= 32 << 10, "{more_kib} KiB");
+    targets.assert_serves_others();
+}
+
+#[test]
+fn a_peer_that_asks_and_never_reads_costs_what_the_kernel_holds() {
+    const LEN: usize = 64 << 20;
+    let blob = Blob::new(random(132, LEN));
+    let mut targets = Targets::start(Some(blob.clone()));
+    let metainfo = seed(&targets, &blob);
+    let before = resident_kib(&mut targets.client);
+    let stream = greeted(&targets, &metainfo, 1);
+    let mut bytes = Vec::new();
+    Message::HaveNone.encode(&mut bytes);
+    Message::Interested.encode(&mut bytes);
+    let _ = (&stream).write_all(&bytes);
+    let sent = "torrent_cache_sent_bytes_total{to=\"peer\"}";
+    let pieces = metainfo.geometry().piece_count();
+    let mut requests = Vec::new();
+    for number in 0..4 * u32::try_from(PEER_REQUESTS_MAX).expect("small") {
+        let begin = number / pieces % (metainfo.geometry().piece_len() / BLOCK_LEN) * BLOCK_LEN;
+        let block = RawBlock { piece: number % (pieces - 1), begin, len: BLOCK_LEN };
+        Message::Request(block).encode(&mut requests);
+    }
+    // Until it is not taken any more: the answers that nobody reads hold it up, or end it.
+    stream.set_write_timeout(Some(PEER_HANDSHAKE)).expect("it is no zero");
+    for _ in 0..200 {
+        if (&stream).write_all(&requests).is_err() {
+            break;
+        }
+    }
+    assert!(targets.client.metric(sent) > 0, "it is served");
+    assert!(targets.client.metric(sent) <= SOCKET_BUFFERS, "{}", targets.client.metric(sent));
+    let more_kib = resident_kib(&mut targets.client).saturating_sub(before);
+    assert!(more_kib <= 32 << 10, "{more_kib} KiB");
+    assert_greets_others(&targets, &metainfo);
+    targets.assert_serves_others();
+    assert_eq!(targets.client.metric("torrent_cache_thread_panics_total"), 0);
+}
