@@ -17,13 +17,14 @@ use torrent_cache::net::tls;
 
 use support::cost::{self, Cost, measure};
 use support::http;
+use support::link::Link;
 use support::nginx::{Nginx, blob_path};
 use support::rig::image::{Blob, Image};
 use support::rig::process::Process;
 use support::rig::registry::Registry;
 use support::rig::torrent_cache::{Program, binary};
 use support::rig::{skopeo, temp_dir, wait_for};
-use support::rounds::{Side, interleave, median};
+use support::rounds::{Costs, Side, interleave, median};
 use support::seeded::{self, random_blob};
 use support::table::{Goal, Row, Table, mib, millis, per_second, rate, seconds};
 
@@ -34,13 +35,17 @@ type Section = fn(&mut Table);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 8] = [
+    let sections: [(&str, Section); 12] = [
         ("cached-plain", cached_plain),
         ("cached-tls", cached_tls),
         ("cached-small", cached_small),
         ("cached-image", cached_image),
         ("first-pull-image", first_pull_image),
         ("first-pull-stream", first_pull_stream),
+        ("gigabit-image", |table| first_pull_image_over(table, GIGABIT)),
+        ("gigabit-stream", |table| first_pull_stream_over(table, GIGABIT)),
+        ("fast-image", |table| first_pull_image_over(table, FAST)),
+        ("fast-stream", |table| first_pull_stream_over(table, FAST)),
         ("first-byte", first_byte),
         ("idle", idle),
     ];
@@ -272,8 +277,9 @@ fn cached_image(table: &mut Table) {
 }
 
 /// A client with an empty storage and no tracker, ready to be asked.
-fn fresh_client(registry: &Registry) -> (Program, u32) {
-    let mut client = Program::client("client", &[("REGISTRY_LOCATION", &registry.url())]);
+fn fresh_client(upstream: SocketAddr) -> (Program, u32) {
+    let upstream = format!("http://{upstream}");
+    let mut client = Program::client("client", &[("REGISTRY_LOCATION", &upstream)]);
     let pid = client.process().pid();
     (client, pid)
 }
@@ -282,20 +288,8 @@ fn fresh_client(registry: &Registry) -> (Program, u32) {
 fn first_pull_image(table: &mut Table) {
     let image = Image::random(4, &[32 << 20; 8]);
     let (registry, registry_pid) = registry_with(&image);
-    let [ours, theirs] = interleave(
-        9,
-        [
-            Side::new(|| {
-                let (client, pid) = fresh_client(&registry);
-                pull(client.addr(), &[pid, registry_pid], || wait_until_stored(&client, 9))
-            }),
-            Side::new(|| pull(registry.addr(), &[registry_pid], || ())),
-        ],
-    );
-    let what = "first pull, 8 layers of 32 MiB, skopeo";
-    let peer = ("registry", theirs.wall());
-    let row = Row::ratio(what, ours.wall(), peer, millis, Goal::AtMost(1.05));
-    table.push(row.cpu(ours.cpu(), theirs.cpu()));
+    let costs = pulls_of_image(9, registry.addr(), &[registry_pid]);
+    push_first_pull(table, "first pull, 8 layers of 32 MiB, skopeo", costs);
 }
 
 /// One blob that nobody has yet, with a client that does nothing but read: the hardest case.
@@ -303,18 +297,65 @@ fn first_pull_stream(table: &mut Table) {
     let image = Image::random(5, &[512 << 20]);
     let (registry, registry_pid) = registry_with(&image);
     let path = blob_path(&image.layers[0].digest);
-    let [ours, theirs] = interleave(
-        9,
-        [
-            Side::new(|| {
-                let (client, pid) = fresh_client(&registry);
-                let work = || http::fetch(client.addr(), &path);
-                measure(&[pid, registry_pid], work, || wait_until_stored(&client, 1))
-            }),
-            Side::new(|| measure(&[registry_pid], || http::fetch(registry.addr(), &path), || ())),
-        ],
-    );
-    let what = "first pull, 512 MiB, a client that only reads";
+    let costs = pulls_of_blob(9, registry.addr(), &path, &[registry_pid]);
+    push_first_pull(table, "first pull, 512 MiB, a client that only reads", costs);
+}
+
+/// A line to the registry, and how much is pulled over it to measure it: two seconds' worth.
+#[derive(Clone, Copy)]
+struct Speed {
+    name: &'static str,
+    megabits: u32,
+    mib: usize,
+}
+
+const GIGABIT: Speed = Speed { name: "1 Gbit/s", megabits: 1000, mib: 256 };
+const FAST: Speed = Speed { name: "100 Mbit/s", megabits: 100, mib: 24 };
+const ROUNDS_OVER_LINE: usize = 5;
+
+fn first_pull_image_over(table: &mut Table, speed: Speed) {
+    let layer_mib = speed.mib / 8;
+    let image = Image::random(7, &[layer_mib << 20; 8]);
+    let (registry, registry_pid) = registry_with(&image);
+    let link = Link::to(registry.addr(), speed.megabits);
+    let costs = pulls_of_image(ROUNDS_OVER_LINE, link.addr(), &[registry_pid]);
+    let what = format!("… registry at {}, 8 layers of {layer_mib} MiB, skopeo", speed.name);
+    push_first_pull(table, &what, costs);
+}
+
+fn first_pull_stream_over(table: &mut Table, speed: Speed) {
+    let image = Image::random(8, &[speed.mib << 20]);
+    let (registry, registry_pid) = registry_with(&image);
+    let link = Link::to(registry.addr(), speed.megabits);
+    let path = blob_path(&image.layers[0].digest);
+    let costs = pulls_of_blob(ROUNDS_OVER_LINE, link.addr(), &path, &[registry_pid]);
+    let what = format!("… registry at {}, {} MiB, only read", speed.name, speed.mib);
+    push_first_pull(table, &what, costs);
+}
+
+/// Pulls of an image through clients that have nothing, and from `upstream` itself.
+fn pulls_of_image(rounds: usize, upstream: SocketAddr, pids: &[u32]) -> [Costs; 2] {
+    let through = || {
+        let (client, pid) = fresh_client(upstream);
+        let pids = [&[pid], pids].concat();
+        pull(client.addr(), &pids, || wait_until_stored(&client, 9))
+    };
+    interleave(rounds, [Side::new(through), Side::new(|| pull(upstream, pids, || ()))])
+}
+
+/// Pulls of one blob, the same way.
+fn pulls_of_blob(rounds: usize, upstream: SocketAddr, path: &str, pids: &[u32]) -> [Costs; 2] {
+    let through = || {
+        let (client, pid) = fresh_client(upstream);
+        let pids = [&[pid], pids].concat();
+        let work = || http::fetch(client.addr(), path);
+        measure(&pids, work, || wait_until_stored(&client, 1))
+    };
+    let direct = || measure(pids, || http::fetch(upstream, path), || ());
+    interleave(rounds, [Side::new(through), Side::new(direct)])
+}
+
+fn push_first_pull(table: &mut Table, what: &str, [ours, theirs]: [Costs; 2]) {
     let peer = ("registry", theirs.wall());
     let row = Row::ratio(what, ours.wall(), peer, millis, Goal::AtMost(1.05));
     table.push(row.cpu(ours.cpu(), theirs.cpu()));
@@ -324,7 +365,7 @@ fn first_pull_stream(table: &mut Table) {
 fn first_byte(table: &mut Table) {
     let image = Image::random(6, &[1 << 20; 31]);
     let (registry, _) = registry_with(&image);
-    let (client, _pid) = fresh_client(&registry);
+    let (client, _pid) = fresh_client(registry.addr());
     let mut times = [Vec::new(), Vec::new()];
     for (round, layer) in image.layers.iter().enumerate() {
         for turn in 0..2 {

@@ -263,6 +263,9 @@ pub const FILL_RUN_LEN_MAX: u64 = 64 << 20;
 pub const JOBS_MAX: usize = 128;
 /// How long a reader waits for its next byte. The job ends long before: this is a second line.
 pub const READER_PATIENCE: Duration = Duration::from_secs(600);
+/// How readily a thread that nobody waits for gives way to others: beside one that is not nice, it
+/// gets a tenth of a processor, which hashes more than a line of 1 Gbit/s brings.
+pub const BACKGROUND_NICE: i32 = 10;
 /// How long a yes of the upstream is good for one credential.
 pub const GRANT: Duration = Duration::from_secs(300);
 /// Grants remembered; when full, the oldest go.

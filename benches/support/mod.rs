@@ -9,6 +9,7 @@
 pub mod caching;
 pub mod cost;
 pub mod http;
+pub mod link;
 pub mod nginx;
 #[path = "../../tests/support/mod.rs"]
 pub mod rig;

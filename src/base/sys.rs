@@ -275,6 +275,16 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Sets how readily the calling thread gives way to others (`nice(2)`; of Linux, each thread has its
+/// own).
+///
+/// # Errors
+/// If the kernel refuses, as it does a value below the present one.
+pub fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
+}
+
 /// Sends `signal` to a process of ours.
 ///
 /// # Errors

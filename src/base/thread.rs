@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::base::figures;
 use crate::base::ranked::{Rank, Ranked};
+use crate::base::sys;
 
 /// What a panic in the thread means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub fn spawn(
         }
     })?;
     Ok(Handle { name, inner })
+}
+
+/// Makes the calling thread give way to others where processors are scarce, until it ends: the
+/// more, the higher `nice` is, up to 19. If the system refuses, it does not.
+pub fn give_way(nice: i32) {
+    let _ = sys::set_nice(nice);
 }
 
 /// Runs `body` for one connection of a thread that serves many: a panic ends that connection, is

@@ -1,8 +1,8 @@
 //! One blob on its way: who reads it, and the conductor that starts and ends its sources.
 //!
 //! A job has a conductor thread, a follower thread (`follow`), at most one stream from upstream
-//! (`fill`), and, if the catalog knows the blob, a part in its swarm. It goes on when its readers
-//! leave.
+//! (`fill`), and, if the catalog knows the blob, a part in its swarm; if not, a thread that hashes
+//! its pieces (`pieces`). It goes on when its readers leave.
 //!
 //! **Invariant:** the feed of a job ends exactly once: finished when the digest is right, failed
 //! otherwise.
@@ -20,6 +20,7 @@ use crate::base::thread::{self, Role};
 use crate::engine::Membership;
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
+use crate::fetch::pieces;
 use crate::fetch::plan::{self, FillView, Step, SwarmView, View};
 use crate::fetch::stream::{Place, Stream};
 use crate::fetch::{Fetcher, Transfer};
@@ -45,6 +46,9 @@ enum Event {
 
 /// Events that wait for one conductor: the follower sends one, each stream one.
 const EVENTS_MAX: usize = 16;
+
+/// What comes of hashing the pieces; `None`: the program stops, or the job has failed.
+type PieceHashes = Result<Option<Vec<Sha1Hash>>, StoreError>;
 
 /// How far a job is.
 enum Phase {
@@ -216,6 +220,8 @@ pub(super) struct Conductor {
     job: Arc<Job>,
     partial: Arc<Partial>,
     metainfo: Option<Arc<Metainfo>>,
+    /// Without metainfo: where the hashes of the pieces come from.
+    hashes: Option<Receiver<PieceHashes>>,
     membership: Option<Arc<Membership>>,
     started_at: Time,
     fill: Option<Arc<Gauge>>,
@@ -263,11 +269,12 @@ impl Conductor {
         if let Some(membership) = &membership {
             let _ = job.membership.set(Arc::clone(membership));
         }
-        let mut conductor = Conductor {
+        let conductor = Conductor {
             fetcher: Arc::clone(fetcher),
             job: Arc::clone(job),
             partial: Arc::clone(partial),
             metainfo,
+            hashes: None,
             membership,
             started_at: now,
             fill: None,
@@ -281,29 +288,34 @@ impl Conductor {
             last_error: None,
             meter: Meter::new(now),
         };
-        let follower = conductor.start_follower()?;
-        let fetcher = Arc::clone(fetcher);
-        let spawned = thread::spawn(format!("job {}", job.name.short()), Role::Core, move || {
-            if let Some(body) = body {
-                conductor.start_fill(Some(body), false);
-            }
-            conductor.conduct();
-            follower.join();
-        });
-        match spawned {
-            Ok(handle) => fetcher.keep(handle),
-            Err(error) => {
-                partial.feed().fail("no thread could be started");
-                return Err(error);
-            }
-        }
+        conductor.start_threads(body).inspect_err(|_| {
+            partial.feed().fail("no thread could be started");
+        })?;
         job.set_phase(Phase::Open(Arc::clone(partial)));
+        Ok(())
+    }
+
+    /// Starts those who follow what comes, and then the conductor itself.
+    fn start_threads(mut self, body: Option<Stream>) -> std::io::Result<()> {
+        let fetcher = Arc::clone(&self.fetcher);
+        fetcher.keep(self.start_follower()?);
+        if self.metainfo.is_none() {
+            fetcher.keep(self.start_hashing()?);
+        }
+        let name = format!("job {}", self.job.name.short());
+        let conductor = thread::spawn(name, Role::Core, move || {
+            if let Some(body) = body {
+                self.start_fill(Some(body), false);
+            }
+            self.conduct();
+        })?;
+        fetcher.keep(conductor);
         Ok(())
     }
 
     fn start_follower(&self) -> std::io::Result<thread::Handle> {
         let (name, partial) = (self.job.name, Arc::clone(&self.partial));
-        let (events, hash_pieces) = (self.job.events.clone(), self.metainfo.is_none());
+        let (events, from_upstream) = (self.job.events.clone(), self.metainfo.is_none());
         let layout = self.job.layout().cloned();
         let room = Arc::clone(&self.fetcher.judging);
         thread::spawn(format!("hash {}", name.short()), Role::Core, move || {
@@ -313,10 +325,22 @@ impl Conductor {
                 let _ = events.send(Event::TakenBack);
             };
             // What comes by a swarm has the hashes of the catalog: then it is that which is wrong.
-            let again: Option<&dyn Fn()> = if hash_pieces { Some(&again) } else { None };
+            let again: Option<&dyn Fn()> = if from_upstream { Some(&again) } else { None };
             let layout = layout.as_deref();
-            let verdict = follow::follow(&name, &partial, layout, hash_pieces, again, &room);
+            let verdict = follow::follow(&name, &partial, layout, again, &room);
             let _ = events.send(Event::Judged(verdict));
+        })
+    }
+
+    fn start_hashing(&mut self) -> std::io::Result<thread::Handle> {
+        let (sender, receiver) = mailbox(1);
+        self.hashes = Some(receiver);
+        let (fetcher, partial) = (Arc::clone(&self.fetcher), Arc::clone(&self.partial));
+        let is_delta = self.job.layout().is_some();
+        thread::spawn(format!("pieces {}", self.job.name.short()), Role::Core, move || {
+            thread::give_way(limits::BACKGROUND_NICE);
+            let hashes = pieces::follow(&partial, is_delta, &|| fetcher.is_stopping());
+            let _ = sender.send(hashes);
         })
     }
 
@@ -544,9 +568,9 @@ impl Conductor {
 
     fn judged(&mut self, verdict: Option<Verdict>) -> Option<(Failure, String)> {
         match verdict {
-            Some(Verdict::Right(hashes)) => {
+            Some(Verdict::Right) => {
                 self.partial.feed().finish();
-                if let Err(error) = self.seal(hashes) {
+                if let Err(error) = self.seal() {
                     // The readers have their bytes; only the next one asks again.
                     log::warn!("blob {} is not kept: {error}", self.job.name);
                 }
@@ -567,25 +591,13 @@ impl Conductor {
     }
 
     /// Makes the blob one of the store's, and tells the catalog and the swarm.
-    fn seal(&mut self, hashes: Vec<Sha1Hash>) -> Result<(), StoreError> {
+    fn seal(&self) -> Result<(), StoreError> {
         let metainfo = match &self.metainfo {
             Some(metainfo) => Arc::clone(metainfo),
-            None => {
-                let made = match self.job.layout() {
-                    Some(layout) => Metainfo::of_delta(&self.job.name, layout, hashes),
-                    None => {
-                        let blob_len = self.partial.len().unwrap_or(0);
-                        Metainfo::of_blob(&self.job.name, blob_len, hashes)
-                    }
-                };
-                match made {
-                    Ok(metainfo) => Arc::new(metainfo),
-                    Err(error) => {
-                        log::error!("blob {}: {error}", self.job.name);
-                        return Ok(());
-                    }
-                }
-            }
+            None => match self.make_metainfo()? {
+                Some(metainfo) => Arc::new(metainfo),
+                None => return Ok(()),
+            },
         };
         let blob = self.fetcher.store().seal(&self.partial, &metainfo)?;
         let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
@@ -594,6 +606,20 @@ impl Conductor {
             None => self.fetcher.introduce(&entry, metainfo),
         }
         Ok(())
+    }
+
+    /// Waits for the hashes of the pieces. `None`: the blob is not to be kept.
+    fn make_metainfo(&self) -> Result<Option<Metainfo>, StoreError> {
+        let hashes = self.hashes.as_ref().and_then(|hashes| hashes.recv().ok());
+        let Some(hashes) = hashes.transpose()?.flatten() else { return Ok(None) };
+        let made = match self.job.layout() {
+            Some(layout) => Metainfo::of_delta(&self.job.name, layout, hashes),
+            None => {
+                let blob_len = self.partial.len().unwrap_or(0);
+                Metainfo::of_blob(&self.job.name, blob_len, hashes)
+            }
+        };
+        Ok(made.inspect_err(|error| log::error!("blob {}: {error}", self.job.name)).ok())
     }
 
     fn distrust(&self) {

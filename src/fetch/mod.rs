@@ -21,6 +21,7 @@ mod job;
 mod judge;
 mod lanes;
 mod open;
+mod pieces;
 mod reader;
 mod republish;
 mod room;
