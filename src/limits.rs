@@ -117,6 +117,9 @@ pub const HTTP_WORKERS_MAX: usize = 256;
 pub const HTTP_DRAIN_LEN_MAX: u64 = 64 << 10;
 /// How long a worker without work stays.
 pub const HTTP_WORKER_IDLE: Duration = Duration::from_secs(30);
+/// How long the worker that waits for requests may be busy with some before another waits in its
+/// place: a cached blob of a few KiB takes a fiftieth of that.
+pub const HTTP_WATCH_KEPT: Duration = Duration::from_millis(1);
 /// One read or write of a body that passes through memory.
 pub const COPY_LEN: usize = 256 << 10;
 

@@ -301,6 +301,9 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
+    /// The most reports of one [`Epoll::wait`].
+    pub const REPORTS_MAX: usize = 128;
+
     /// An empty set.
     ///
     /// # Errors
@@ -344,26 +347,27 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })
     }
 
-    /// Waits for a report, at most `patience`, and says its token. `None`: none came, or a signal
-    /// interrupted the wait. Of several threads that wait, one gets each report: the one that came
-    /// last.
+    /// Waits for reports, at most `patience`, and gives their tokens, at most
+    /// [`Epoll::REPORTS_MAX`] at a time. None: none came, or a signal interrupted the wait.
     ///
     /// # Errors
     /// A failure of the kernel.
-    pub fn wait(&self, patience: Duration) -> io::Result<Option<u64>> {
+    pub fn wait(&self, patience: Duration) -> io::Result<impl Iterator<Item = u64> + use<>> {
         // Rounded up: a wait that ends a little early would spin until the deadline.
         let millis = i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        // SAFETY: `event` is one live entry, as the call is told.
-        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), &raw mut event, 1, millis) };
-        match count {
-            0 => Ok(None),
-            1.. => Ok(Some(event.u64)),
-            _ => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-                error => Err(error),
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; Epoll::REPORTS_MAX];
+        let room = i32::try_from(events.len()).unwrap_or(i32::MAX);
+        // SAFETY: `events` has `room` live entries, as the call is told.
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), room, millis) };
+        let count = match usize::try_from(count) {
+            Ok(count) => count,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => 0,
+                error => return Err(error),
             },
-        }
+        };
+        Ok(events.into_iter().take(count).map(|event| event.u64))
     }
 }
 
@@ -468,12 +472,12 @@ mod tests {
         let epoll = Epoll::new().expect("a descriptor is free");
         let waker = Waker::new().expect("a descriptor is free");
         epoll.add(waker.fd(), 7).expect("a new descriptor");
-        let look = || epoll.wait(Duration::ZERO).expect("an open set");
-        assert_eq!(look(), None);
+        let wait = |patience| epoll.wait(patience).expect("an open set").collect::<Vec<u64>>();
+        assert!(wait(Duration::ZERO).is_empty());
         waker.wake();
-        assert_eq!(epoll.wait(Duration::MAX).expect("an open set"), Some(7));
-        assert_eq!(look(), None);
+        assert_eq!(wait(Duration::MAX), [7]);
+        assert!(wait(Duration::ZERO).is_empty());
         epoll.rearm(waker.fd(), 8).expect("it is in the set");
-        assert_eq!(look(), Some(8));
+        assert_eq!(wait(Duration::ZERO), [8]);
     }
 }

@@ -5,6 +5,7 @@
 //! [`Role::Connection`] thread ends that connection and is counted.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
@@ -53,6 +54,21 @@ pub fn spawn(
         }
     })?;
     Ok(Handle { name, inner })
+}
+
+thread_local! {
+    static BEFORE_WAIT: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+/// Sets what the calling thread does whenever it is about to wait for somebody else.
+pub fn on_wait(act: impl Fn() + 'static) {
+    BEFORE_WAIT.set(Some(Box::new(act)));
+}
+
+/// Called, with no lock held, before a wait for somebody else that may be long: a thread that has
+/// more to do than this lets others do it.
+pub fn before_wait() {
+    BEFORE_WAIT.with_borrow(|act| act.iter().for_each(|act| act()));
 }
 
 /// Makes the calling thread give way to others where processors are scarce, until it ends: the

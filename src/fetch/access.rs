@@ -75,12 +75,12 @@ impl Claimant {
 pub(super) fn scope_of(url: &Url) -> Scope {
     Scope(match ostree::parse(url.path()) {
         Some((repository, _)) => {
-            Url { target: format!("{repository}/"), ..url.clone() }.to_string()
+            Url { target: format!("{repository}/"), ..url.clone() }.to_string().into()
         }
         // The repository is all of the URL before the blob's own name.
         None => {
             let url = url.to_string();
-            url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).to_owned()
+            url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).into()
         }
     })
 }

@@ -159,7 +159,8 @@ impl Fetcher {
                 }
                 Ok(reader) => {
                     if let Some(layout) = &reader.layout {
-                        self.unpacker.note(scope_of(&request.superblock.url).0, name, layout);
+                        let repository = scope_of(&request.superblock.url).0.to_string();
+                        self.unpacker.note(repository, name, layout);
                         self.deltas.lock().serve(url, name, Arc::clone(layout));
                         flight.land();
                     }

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::{hex, sha256};
@@ -18,7 +19,7 @@ use crate::proto::http1::Headers;
 
 /// A repository of a registry, as its URL up to the blob's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(pub String);
+pub struct Scope(pub Arc<str>);
 
 /// The hash of what a request says of who asks; `None`: it says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,7 +180,7 @@ mod tests {
     }
 
     fn scope(repository: &str) -> Scope {
-        Scope(format!("https://registry/v2/{repository}/blobs/"))
+        Scope(format!("https://registry/v2/{repository}/blobs/").into())
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl Job {
 
     /// Waits until the leader has opened the job, or could not.
     pub(super) fn opened(&self) -> Opened {
+        thread::before_wait();
         let mut phase = self.phase.lock();
         loop {
             match &*phase {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
+use crate::base::thread;
 use crate::fetch::job::Job;
 use crate::fetch::judge;
 use crate::fetch::room::{Loaded, Room};
@@ -201,6 +202,7 @@ impl Reader {
         if !in_swarm && self.layout.is_none() {
             return Ok(());
         }
+        thread::before_wait();
         match arriving.wait(self.at, self.end) {
             Err(ReadError::WrongDigest) if in_swarm => Err(Unsettled::Misled),
             // Nothing was sent: the client can be told, and libostree asks again.
@@ -215,6 +217,7 @@ impl Reader {
     /// The byte after the last that may leave now, waiting until there is one.
     fn releasable(&mut self) -> Result<u64, ReadError> {
         if let Source::Arriving(arriving) = &mut self.source {
+            thread::before_wait();
             if let Some(releasable) = arriving.wait(self.at, self.end)? {
                 return Ok(releasable);
             }

@@ -20,15 +20,15 @@ pub(super) fn serve(
 ) -> Result<(), ExchangeError> {
     let head = exchange.head();
     let is_head = head.method == Method::Head;
-    let etag = format!("\"{name}\"");
+    let etag = etag_of(&name);
     let origin = front.origin(url, &head.headers);
     let range = if is_head { None } else { wanted_range(&head.headers, &etag) };
     let has_it = is_known(&head.headers, &etag);
     let request = BlobRequest { name, origin, range, file: None };
     if is_head || has_it {
         match front.fetcher.stat(&request) {
-            Ok(Some(_)) if has_it => return exchange.respond(304, &fields(&name, "store"), b""),
-            Ok(Some(len)) => return describe(exchange, &name, len),
+            Ok(Some(_)) if has_it => return exchange.respond(304, &fields(&etag, "store"), b""),
+            Ok(Some(len)) => return describe(exchange, &etag, len),
             Ok(None) if is_head => return ask(front, exchange, &request.origin),
             Ok(None) => {}
             Err(error) => return fail(exchange, &error),
@@ -36,7 +36,7 @@ pub(super) fn serve(
     }
     match front.fetcher.open(&request) {
         Ok(reader) => {
-            let fields = fields(&name, reader.source());
+            let fields = fields(&etag, reader.source());
             send(exchange, fields, reader, range.is_some())
         }
         // Compressed for the way: what comes is not the blob, but it is what this client may take.
@@ -62,20 +62,25 @@ fn is_known(headers: &Headers, etag: &str) -> bool {
     })
 }
 
+/// The name in quotes.
+fn etag_of(name: &BlobName) -> String {
+    format!("\"{name}\"")
+}
+
 /// What every answer about a blob says (as the reference registry does).
-fn fields(name: &BlobName, source: &str) -> Headers {
+fn fields(etag: &str, source: &str) -> Headers {
     let mut headers = Headers::new();
     headers.append("Accept-Ranges", "bytes");
     headers.append("Cache-Control", "max-age=31536000");
-    headers.append("Docker-Content-Digest", name.to_string());
+    headers.append("Docker-Content-Digest", etag.trim_matches('"'));
     headers.append("Docker-Distribution-Api-Version", "registry/2.0");
-    headers.append("ETag", format!("\"{name}\""));
+    headers.append("ETag", etag);
     headers.append("X-Torrent-Cache", source);
     headers
 }
 
-fn describe(exchange: &mut Exchange<'_>, name: &BlobName, len: u64) -> Result<(), ExchangeError> {
-    let mut headers = fields(name, "store");
+fn describe(exchange: &mut Exchange<'_>, etag: &str, len: u64) -> Result<(), ExchangeError> {
+    let mut headers = fields(etag, "store");
     headers.append("Content-Type", "application/octet-stream");
     exchange.start(200, &headers, BodyLen::Known(len))?;
     exchange.finish()

@@ -24,6 +24,7 @@ use ureq::{Agent, SendBody, http};
 
 use crate::base::clock::Time;
 use crate::base::figures;
+use crate::base::thread;
 use crate::limits;
 use crate::net::agent::{AgentConfig, agent_with};
 use crate::net::resolve::Resolver;
@@ -185,6 +186,7 @@ impl Upstream {
         if !self.guard.may_ask(host, port) {
             return Err(UpstreamError::Forbidden);
         }
+        thread::before_wait();
         let deadline = Time::now() + limits::UPSTREAM_CONNECT;
         let addresses = self.resolver.lookup(host, port, deadline)?;
         let mut last = UpstreamError::TimedOut;
@@ -257,6 +259,7 @@ impl Upstream {
         url: &Url,
         headers: &Headers,
     ) -> Result<Response, UpstreamError> {
+        thread::before_wait();
         let harmless = matches!(method, Method::Get | Method::Head | Method::Options);
         // POST without a body says so: some servers insist on it (RFC 9110 section 8.6).
         if matches!(method, Method::Post | Method::Put | Method::Patch) {
@@ -292,6 +295,7 @@ impl Upstream {
             // ureq frames what it is given without a length in chunks.
             BodyLen::Chunked | BodyLen::UntilClose => {}
         }
+        thread::before_wait();
         let mut body = ClientBody { inner: body, failed: None };
         let request = request(method, url, &headers)?.body(SendBody::from_reader(&mut body));
         let answer = self.agent.run(request.map_err(ureq::Error::Http)?);

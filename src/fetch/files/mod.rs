@@ -155,7 +155,7 @@ impl<'a> Asker<'a> {
         Asker {
             request,
             url: request.origin.url.to_string(),
-            scope: Scope(request.repository.clone()),
+            scope: Scope(request.repository.as_str().into()),
             credential,
             anonymous: credential.is_none(),
         }

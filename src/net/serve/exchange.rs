@@ -7,19 +7,25 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, SystemTime};
 
+use httpdate::HttpDate;
+
 use crate::base::clock::Time;
 use crate::base::stop::Stop;
+use crate::base::thread;
 use crate::limits::{COPY_LEN, HTTP_DRAIN_LEN_MAX, HTTP_LINGER, HTTP_READ};
 use crate::log_limited;
 use crate::net::serve::conn::{Conn, Filled};
 use crate::net::serve::tunnel::{self, Moved};
 use crate::proto::http1::{
-    BodyLen, CHUNK_END, ChunkDecoder, ChunkStep, Headers, LAST_CHUNK, Method, RequestHead,
-    ResponseHead, Version, encode_chunk_head, has_no_body,
+    BodyLen, CHUNK_END, ChunkDecoder, ChunkStep, HeadWriter, Headers, LAST_CHUNK, Method,
+    RequestHead, Version, encode_chunk_head, has_no_body,
 };
 
 /// Spans of files below this are copied: one write for head and body is cheaper than two calls.
 const SENDFILE_LEN_MIN: u64 = 64 << 10;
+
+/// The fields that frame a message or are of one connection: those are ours alone.
+const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "connection", "keep-alive"];
 
 /// Why an exchange did not end well.
 #[derive(Debug)]
@@ -196,31 +202,29 @@ impl<'c> Exchange<'c> {
             BodyLen::Chunked if self.head.version == Version::Http10 => BodyLen::UntilClose,
             len => len,
         };
-        let mut fields = headers.clone();
-        for name in ["content-length", "transfer-encoding", "connection", "keep-alive"] {
-            fields.remove(name);
-        }
+        let mut writer = HeadWriter::new(status, self.pending);
+        writer.fields(headers, &FRAMING);
         let bodiless = self.head.method == Method::Head || has_no_body(status);
         match len {
             // RFC 9110 section 8.6: never with 204; with 304 only the length of the 200.
             _ if status == 204 || (status == 304 && len == BodyLen::Known(0)) => {}
-            BodyLen::Known(len) => fields.append("Content-Length", len.to_string()),
-            BodyLen::None if !bodiless => fields.append("Content-Length", "0"),
-            BodyLen::Chunked => fields.append("Transfer-Encoding", "chunked"),
+            BodyLen::Known(len) => writer.field("Content-Length", len),
+            BodyLen::None if !bodiless => writer.field("Content-Length", 0),
+            BodyLen::Chunked => writer.field("Transfer-Encoding", "chunked"),
             BodyLen::None | BodyLen::UntilClose => {}
         }
         let until_close = len == BodyLen::UntilClose && !bodiless;
         // A body that the client was not asked for may come or not: the connection cannot go on.
         self.keep_alive &= !until_close && !self.awaits_continue && !self.stop.is_stopped();
         match (self.keep_alive, self.head.version) {
-            (false, _) => fields.append("Connection", "close"),
-            (true, Version::Http10) => fields.append("Connection", "keep-alive"),
+            (false, _) => writer.field("Connection", "close"),
+            (true, Version::Http10) => writer.field("Connection", "keep-alive"),
             (true, Version::Http11) => {}
         }
-        if fields.get("date").is_none() {
-            fields.append("Date", httpdate::fmt_http_date(SystemTime::now()));
+        if headers.get("date").is_none() {
+            writer.field("Date", HttpDate::from(SystemTime::now()));
         }
-        ResponseHead::new(status, fields).encode(self.pending);
+        writer.end();
         self.conn.reset_on_drop = until_close;
         self.phase = Phase::Sending(match len {
             _ if bodiless => Outgoing::Dropped,
@@ -284,6 +288,7 @@ impl<'c> Exchange<'c> {
         offset: u64,
         len: u64,
     ) -> Result<u64, ExchangeError> {
+        thread::before_wait();
         self.conn.write_before_more(self.pending).map_err(ExchangeError::Client)?;
         self.pending.clear();
         let mut sent = 0;
@@ -305,6 +310,9 @@ impl<'c> Exchange<'c> {
     fn send_copied(&mut self, file: &File, offset: u64, len: u64) -> Result<(), ExchangeError> {
         if len == 0 {
             return Ok(());
+        }
+        if len >= SENDFILE_LEN_MIN {
+            thread::before_wait();
         }
         // What is pending stands before the first bytes of the file, in one buffer and one write.
         let mut before = self.pending.len();
@@ -354,7 +362,8 @@ impl<'c> Exchange<'c> {
             return Err(ExchangeError::Misuse("a tunnel that was not asked for"));
         }
         self.phase = Phase::Tunnelled;
-        ResponseHead::new(200, Headers::new()).encode(self.pending);
+        thread::before_wait();
+        HeadWriter::new(200, self.pending).end();
         self.flush()?;
         tunnel::run(self.conn, upstream, idle, self.stop)
             .map_err(|error| ExchangeError::Cut(format!("the tunnel failed: {error}")))
@@ -441,6 +450,7 @@ impl<'c> Exchange<'c> {
             Incoming::Known(left) if left > HTTP_DRAIN_LEN_MAX => return false,
             _ => {}
         }
+        thread::before_wait();
         let deadline = Time::now() + HTTP_LINGER;
         let mut drained = 0;
         let mut buf = [0; 4096];
@@ -506,6 +516,7 @@ pub struct RequestBody<'e, 'c>(&'e mut Exchange<'c>);
 impl Read for RequestBody<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let exchange = &mut *self.0;
+        thread::before_wait();
         if std::mem::take(&mut exchange.awaits_continue) {
             // RFC 9110 section 10.1.1: unnecessary when the body is here or the answer has begun.
             if exchange.phase == Phase::Waiting && exchange.conn.input().is_empty() {

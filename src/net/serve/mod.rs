@@ -13,12 +13,14 @@ mod accept;
 mod conn;
 mod exchange;
 mod parking;
+mod ready;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod watch;
 mod workers;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -37,6 +39,9 @@ use crate::base::thread::{self, Handle, Role};
 use crate::limits;
 
 use conn::Conn;
+use ready::Ready;
+use watch::Watch;
+use workers::Guard;
 
 pub use exchange::{Exchange, ExchangeError, RequestBody};
 pub use tunnel::Moved;
@@ -126,94 +131,10 @@ struct Shared {
     state: Ranked<State>,
     /// A deadline before the one that the parking thread waits for, or the server stops.
     sooner: Signal,
+    /// The watch was handed over, or the one who keeps it is to be watched; or the server stops.
+    relief: Signal,
     /// A worker ended: for a stop.
     ended: Signal,
-}
-
-/// Connections that can be read and wait for a worker, and who has the workers.
-///
-/// Addresses take turns. One takes a worker only while it has fewer than are free: alone it gets
-/// half of them, two get a third each, and there is always one left for somebody new.
-struct Ready {
-    workers_max: usize,
-    /// No queue is empty.
-    waiting: HashMap<IpAddr, VecDeque<Conn>>,
-    /// The addresses of `waiting`, each once.
-    turns: VecDeque<IpAddr>,
-    /// Workers that serve each address; none is zero.
-    serving: HashMap<IpAddr, usize>,
-    busy: usize,
-}
-
-impl Ready {
-    fn new(workers_max: usize) -> Ready {
-        let (waiting, turns, serving) = Default::default();
-        Ready { workers_max, waiting, turns, serving, busy: 0 }
-    }
-
-    /// Takes out all that waits.
-    fn clear(&mut self) -> HashMap<IpAddr, VecDeque<Conn>> {
-        self.turns.clear();
-        std::mem::take(&mut self.waiting)
-    }
-
-    /// Gives a readable connection to the worker that asks, or another whose turn it is, or none.
-    fn exchange(&mut self, conn: Conn) -> Option<Conn> {
-        if self.turns.is_empty() && self.may(conn.address()) {
-            self.count(conn.address());
-            return Some(conn);
-        }
-        self.push(conn);
-        self.take()
-    }
-
-    fn push(&mut self, conn: Conn) {
-        let address = conn.address();
-        let queue = self.waiting.entry(address).or_default();
-        if queue.is_empty() {
-            self.turns.push_back(address);
-        }
-        queue.push_back(conn);
-    }
-
-    /// Whose turn it is among those that may have a worker: an index of `turns`.
-    fn turn(&self) -> Option<usize> {
-        self.turns.iter().position(|address| self.may(*address))
-    }
-
-    fn may(&self, address: IpAddr) -> bool {
-        let free = self.workers_max.saturating_sub(self.busy);
-        self.serving.get(&address).copied().unwrap_or(0) < free
-    }
-
-    fn count(&mut self, address: IpAddr) {
-        *self.serving.entry(address).or_default() += 1;
-        self.busy += 1;
-    }
-
-    /// Gives a connection to a worker, which calls [`Ready::done`] when it is through with it.
-    fn take(&mut self) -> Option<Conn> {
-        let address = self.turns.remove(self.turn()?)?;
-        let queue = self.waiting.get_mut(&address)?;
-        let conn = queue.pop_front();
-        if queue.is_empty() {
-            self.waiting.remove(&address);
-        } else {
-            self.turns.push_back(address);
-        }
-        self.count(address);
-        conn
-    }
-
-    fn done(&mut self, address: IpAddr) {
-        self.busy -= 1;
-        if let Some(count) = self.serving.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.serving.remove(&address);
-            }
-        }
-    }
 }
 
 /// Where all connections are. A connection that is in neither `parked` nor `ready` is with a
@@ -232,6 +153,8 @@ struct State {
     ready: Ready,
     /// When bytes last moved in each tunnel, in nanoseconds.
     tunnels: HashMap<u64, Arc<AtomicU64>>,
+    watch: Watch,
+    guard: Guard,
     workers: usize,
     workers_idle: usize,
     worker_threads: Vec<Handle>,
@@ -273,6 +196,8 @@ impl State {
             looks_at: Time::ZERO,
             ready: Ready::new(workers_max),
             tunnels: HashMap::new(),
+            watch: Watch::default(),
+            guard: Guard::None,
             workers: 0,
             workers_idle: 0,
             worker_threads: Vec::new(),
@@ -314,6 +239,7 @@ impl Server {
             waker: Waker::new()?,
             state: Ranked::new(Rank::Server, State::new(config.workers_max.max(1))),
             sooner: Signal::new(),
+            relief: Signal::new(),
             ended: Signal::new(),
         });
         let [first, parking, accept] = std::array::from_fn(|_| Arc::clone(&shared));
@@ -370,6 +296,7 @@ impl Shared {
         drop(state);
         drop(waiting);
         self.waker.wake();
+        self.relief.wake_all();
         self.sooner.wake_all();
     }
 

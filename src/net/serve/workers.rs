@@ -1,28 +1,44 @@
-//! The workers: threads that wait for connections that can be read, and serve whole requests.
+//! The workers: threads that serve whole requests of connections that can be read.
 //!
-//! All wait in one `epoll`, so that a request wakes the thread that serves it and no other.
+//! One of them keeps the [`Watch`](super::watch::Watch): it waits in the `epoll`, and serves what
+//! that reports. The others are busy with requests that take long, or rest.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Shutdown};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::figures;
+use crate::base::ranked;
 use crate::base::thread::{self, Role};
 use crate::limits;
 use crate::log_limited;
-use crate::net::serve::Shared;
 use crate::net::serve::conn::{Conn, Filled, Stage};
 use crate::net::serve::exchange::{Exchange, Next};
-use crate::proto::http1::{HeadError, Headers, RequestHead, ResponseHead};
+use crate::net::serve::watch::Ticket;
+use crate::net::serve::{Shared, State};
+use crate::proto::http1::{HeadError, HeadWriter, RequestHead};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// The token of the waker; connections count from 1.
 const WAKER: u64 = 0;
-/// Workers that wait for work and stay: one to take it, one to wait while that is busy.
+/// Workers without work that stay: one that keeps the watch, one to take it.
 const SPARE: usize = 2;
+
+/// Who sees to it that a keeper of the watch who stays away is relieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Nobody has to.
+    None,
+    /// A resting worker was woken for it.
+    Called,
+    /// A resting worker looks again soon.
+    Set,
+}
 
 impl Shared {
     /// Gives a connection to a worker, though there is nothing to read.
@@ -66,9 +82,12 @@ impl Shared {
 
     /// The body of a worker.
     fn work(self: &Arc<Shared>) {
+        let ticket = Rc::new(Cell::new(None));
+        let (shared, kept_with) = (Arc::clone(self), Rc::clone(&ticket));
+        thread::on_wait(move || shared.hand_over(kept_with.take()));
         let mut scratch = Vec::new();
         let mut served = None;
-        while let Some(conn) = self.next_ready(served) {
+        while let Some(conn) = self.next_ready(&ticket, served) {
             served = Some(conn.address());
             let _busy = figures::HTTP_WORKERS_BUSY.hold();
             scratch.clear();
@@ -76,60 +95,122 @@ impl Shared {
         }
     }
 
-    /// Waits for work and sees to it that somebody else waits from then on. `None`: the worker is
-    /// not needed any more, and is not counted any more. `served`: whom it has just served.
-    fn next_ready(self: &Arc<Shared>, served: Option<IpAddr>) -> Option<Conn> {
+    /// Waits for work and sees to it that somebody else watches if it takes long. `None`: the
+    /// worker is not needed any more, and is not counted any more. `ticket`: with which it keeps
+    /// the watch, if it does. `served`: whom it has just served.
+    fn next_ready(
+        self: &Arc<Shared>,
+        ticket: &Cell<Option<Ticket>>,
+        served: Option<IpAddr>,
+    ) -> Option<Conn> {
         let _idle = figures::HTTP_WORKERS_IDLE.hold();
-        let until = Time::now() + limits::HTTP_WORKER_IDLE;
+        let mut rested_at = None;
+        // Who comes from work can as well go on with what waits.
+        let mut is_awake = served.is_some();
         let mut state = self.state.lock();
         state.workers_idle += 1;
         if let Some(address) = served {
             state.ready.done(address);
         }
-        let mut conn = state.ready.take();
         loop {
+            if !state.watch.is_kept_with(ticket.get()) {
+                ticket.set(state.watch.take(Time::now()));
+            }
+            let is_keeper = ticket.get().is_some();
+            let conn = if is_keeper || is_awake { state.ready.take() } else { None };
             if conn.is_some() {
-                state.workers_idle -= 1;
-                let grow = state.workers_idle == 0 && state.workers < self.workers_max;
-                let more = state.ready.turn().is_some();
-                drop(state);
-                if more {
-                    self.waker.wake();
-                }
-                if grow && let Err(error) = self.add_worker() {
-                    log_limited!(warn, "requests wait, there is no thread for them: {error}");
-                }
+                self.start_serving(state, is_keeper);
                 return conn;
             }
-            let is_spare = state.workers_idle > SPARE && Time::now() >= until;
+            is_awake = false;
+            let since = *rested_at.get_or_insert_with(Time::now);
+            let until = since + limits::HTTP_WORKER_IDLE;
+            let is_spare = !is_keeper && state.workers_idle > SPARE && Time::now() >= until;
             if self.stop.is_stopped() || is_spare {
                 state.workers_idle -= 1;
                 state.workers -= 1;
                 self.ended.wake_all();
                 return None;
             }
-            drop(state);
-            let report = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
-                Ok(report) => report,
-                Err(error) => panic!("a worker cannot wait: {error}"),
-            };
-            if report == Some(WAKER) {
-                self.clear_waker();
-            }
-            state = self.state.lock();
-            let reported = report.and_then(|id| state.unpark(id));
-            conn = match reported {
-                Some(conn) => state.ready.exchange(conn),
-                None => state.ready.take(),
-            };
+            state = if is_keeper { self.look(state) } else { self.rest(state, until) };
         }
     }
 
-    /// Lets the next call wake a worker again; in a stop passes the report on.
-    fn clear_waker(&self) {
-        if !self.stop.is_stopped() {
-            self.waker.clear();
+    /// Counts a worker that serves now, and lets somebody stand by in its place.
+    fn start_serving(self: &Arc<Shared>, mut state: ranked::Guard<'_, State>, is_keeper: bool) {
+        state.workers_idle -= 1;
+        let grow = state.workers_idle == 0 && state.workers < self.workers_max;
+        let unguarded = is_keeper && state.workers_idle > 0 && state.guard == Guard::None;
+        if unguarded {
+            state.guard = Guard::Called;
         }
+        // The keeper takes what else waits, if it is not looking elsewhere.
+        let more = state.watch.due_at().is_none() && state.ready.turn().is_some();
+        drop(state);
+        if unguarded {
+            self.relief.wake_one();
+        }
+        if more {
+            self.waker.wake();
+        }
+        if grow && let Err(error) = self.add_worker() {
+            log_limited!(warn, "requests wait, there is no thread for them: {error}");
+        }
+    }
+
+    /// What the keeper of the watch does: waits for reports.
+    fn look<'a>(&'a self, mut state: ranked::Guard<'a, State>) -> ranked::Guard<'a, State> {
+        state.watch.look();
+        drop(state);
+        let reports = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
+            Ok(reports) => reports,
+            Err(error) => panic!("a worker cannot wait: {error}"),
+        };
+        let mut state = self.state.lock();
+        state.watch.looked(Time::now());
+        for id in reports {
+            if id == WAKER {
+                self.clear_waker();
+            } else if let Some(conn) = state.unpark(id) {
+                state.ready.push(conn);
+            }
+        }
+        state
+    }
+
+    /// What the others do: wait for the watch, one of them as its guard.
+    fn rest<'a>(
+        &'a self,
+        mut state: ranked::Guard<'a, State>,
+        until: Time,
+    ) -> ranked::Guard<'a, State> {
+        match state.watch.due_at() {
+            Some(due_at) if state.guard != Guard::Set => {
+                state.guard = Guard::Set;
+                state = self.relief.wait_until(state, due_at);
+                state.guard = Guard::None;
+                state
+            }
+            due_at => {
+                if due_at.is_none() && state.guard == Guard::Called {
+                    state.guard = Guard::None;
+                }
+                self.relief.wait_until(state, until)
+            }
+        }
+    }
+
+    /// Gives the watch, if it is kept with this ticket, to a worker that rests, or else to the
+    /// first that has done its work.
+    fn hand_over(&self, ticket: Option<Ticket>) {
+        if ticket.is_some_and(|ticket| self.state.lock().watch.give_up(ticket)) {
+            self.relief.wake_one();
+        }
+    }
+
+    /// Lets the next call wake the keeper again.
+    fn clear_waker(&self) {
+        self.waker.clear();
         // One-shot like the others; it is in the set, so this cannot fail.
         let _ = self.epoll.rearm(self.waker.fd(), WAKER);
     }
@@ -257,12 +338,12 @@ impl Shared {
             return;
         }
         let body = format!("{why}\n");
-        let mut headers = Headers::new();
-        headers.append("Content-Type", "text/plain");
-        headers.append("Content-Length", body.len().to_string());
-        headers.append("Connection", "close");
         let mut answer = Vec::new();
-        ResponseHead::new(status, headers).encode(&mut answer);
+        let mut head = HeadWriter::new(status, &mut answer);
+        head.field("Content-Type", "text/plain");
+        head.field("Content-Length", body.len());
+        head.field("Connection", "close");
+        head.end();
         answer.extend_from_slice(body.as_bytes());
         match conn.write(&answer) {
             Ok(()) => self.linger(conn),

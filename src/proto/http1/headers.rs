@@ -24,6 +24,11 @@ struct Field {
     value: Range<usize>,
 }
 
+/// What most heads have at most: so many fields, with so many bytes of names and of values.
+const FIELDS: usize = 12;
+const NAMES_LEN: usize = 192;
+const VALUES_LEN: usize = 576;
+
 /// Fields that belong to one connection, beside those that `Connection` names (RFC 9110 section
 /// 7.6.1). `Proxy-*` is added by prefix.
 const HOP_BY_HOP: [&str; 7] =
@@ -41,6 +46,12 @@ impl Headers {
     pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) {
         if name.is_empty() || !name.bytes().all(is_token_byte) {
             return;
+        }
+        if self.fields.capacity() == 0 {
+            // Room for a usual head at once, instead of growing by and by.
+            self.fields.reserve(FIELDS);
+            self.names.reserve(NAMES_LEN);
+            self.values.reserve(VALUES_LEN);
         }
         let clean = |&byte: &u8| if matches!(byte, b'\r' | b'\n' | 0) { b' ' } else { byte };
         let (name_at, value_at) = (self.names.len(), self.values.len());
@@ -125,9 +136,9 @@ impl Headers {
         fields.retain(|field| is_kept(name_of(names, field)));
     }
 
-    /// Writes all fields, each with its line end.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for (name, value) in self.iter() {
+    /// Writes the fields whose names `is_kept` keeps, each with its line end.
+    pub(super) fn encode(&self, is_kept: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
+        for (name, value) in self.iter().filter(|(name, _)| is_kept(name)) {
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value);

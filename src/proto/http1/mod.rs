@@ -16,6 +16,7 @@ mod tests;
 mod url;
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::Ipv6Addr;
 
 use crate::limits::{HTTP_HEAD_LEN_MAX, HTTP_HEADERS_MAX};
@@ -331,8 +332,41 @@ impl ResponseHead {
         let reason = if self.reason.is_empty() { reason_phrase(status) } else { &self.reason };
         let clean = reason.replace(|c: char| c.is_control(), " ");
         out.extend_from_slice(format!("HTTP/{version} {status} {clean}\r\n").as_bytes());
-        self.headers.encode(out);
+        self.headers.encode(|_| true, out);
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes the head of an HTTP/1.1 response, with the usual phrase, straight to where it is sent
+/// from.
+pub struct HeadWriter<'a>(&'a mut Vec<u8>);
+
+impl<'a> HeadWriter<'a> {
+    /// Begins a head at the end of `out`.
+    pub fn new(status: u16, out: &'a mut Vec<u8>) -> HeadWriter<'a> {
+        let mut writer = HeadWriter(out);
+        writer.push(format_args!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)));
+        writer
+    }
+
+    /// Adds the fields of `headers` but those named in `but`.
+    pub fn fields(&mut self, headers: &Headers, but: &[&str]) {
+        headers.encode(|name| !but.iter().any(|other| name.eq_ignore_ascii_case(other)), self.0);
+    }
+
+    /// Adds a field. Name and value are our own: nothing in them that could end it.
+    pub fn field(&mut self, name: &'static str, value: impl fmt::Display) {
+        self.push(format_args!("{name}: {value}\r\n"));
+    }
+
+    /// Ends the head.
+    pub fn end(self) {
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    fn push(&mut self, text: fmt::Arguments<'_>) {
+        // Memory takes everything.
+        let _ = self.0.write_fmt(text);
     }
 }
 

@@ -225,7 +225,7 @@ fn fields_cannot_inject_others() {
     headers.append("bad name", "z");
     headers.append("", "z");
     let mut out = Vec::new();
-    headers.encode(&mut out);
+    headers.encode(|_| true, &mut out);
     assert_eq!(out, b"Location: x  Set-Cookie: y \r\n");
 }
 

@@ -108,9 +108,21 @@ impl Url {
     /// What the `Host` field says: the host, and the port unless it is the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {
-        let v6 = self.host.contains(':');
-        let host = if v6 { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == default_port(self.https) { host } else { format!("{host}:{}", self.port) }
+        let mut authority = String::new();
+        // Memory takes everything.
+        let _ = self.write_authority(&mut authority);
+        authority
+    }
+
+    fn write_authority(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(out, "[{}]", self.host)?,
+            false => out.write_str(&self.host)?,
+        }
+        if self.port != default_port(self.https) {
+            write!(out, ":{}", self.port)?;
+        }
+        Ok(())
     }
 
     /// The target without its query.
@@ -134,7 +146,10 @@ impl Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.target)
+        f.write_str(self.scheme())?;
+        f.write_str("://")?;
+        self.write_authority(f)?;
+        f.write_str(&self.target)
     }
 }
 
