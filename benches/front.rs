@@ -35,7 +35,7 @@ type Section = fn(&mut Table);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 12] = [
+    let sections: [(&str, Section); 13] = [
         ("cached-plain", cached_plain),
         ("cached-tls", cached_tls),
         ("cached-small", cached_small),
@@ -47,6 +47,7 @@ fn main() {
         ("fast-image", |table| first_pull_image_over(table, FAST)),
         ("fast-stream", |table| first_pull_stream_over(table, FAST)),
         ("first-byte", first_byte),
+        ("warm-swarm", warm_swarm),
         ("idle", idle),
     ];
     let mut table = Table::new("The front");
@@ -378,6 +379,36 @@ fn first_byte(table: &mut Table) {
     table.push(Row::ratio("first byte", ours, ("registry", theirs), millis, Goal::Told));
     let goal = Goal::AtMost(0.005);
     table.push(Row::alone("… later by", (ours - theirs).max(0.0), millis, goal));
+}
+
+/// A small blob that another host has: asked for in etcd, at the tracker and of the host, and asked
+/// about at the registry.
+fn warm_swarm(table: &mut Table) {
+    let image = Image::random(9, &[64 << 10; 31]);
+    let (registry, _) = registry_with(&image);
+    let tracker = Program::tracker("tracker", &[]);
+    let (url, announce) = (registry.url(), tracker.announce_url());
+    let etcd_port = tracker.option("ETCD_PORT");
+    let options = [("REGISTRY_LOCATION", &*url), ("TRACKER", &announce), ("ETCD_PORT", etcd_port)];
+    let [first, second] = ["first", "second"].map(|name| Program::client(name, &options));
+    for layer in &image.layers {
+        http::get(first.addr(), &blob_path(&layer.digest));
+    }
+    let published = "torrent_cache_catalog_requests_total{outcome=\"published\"}";
+    wait_for("all blobs to be published", || (first.metric(published) >= 31).then_some(()));
+    wait_for("all blobs to be announced", || {
+        (tracker.metric("torrent_cache_tracker_peers") >= 31).then_some(())
+    });
+    let times = image.layers.iter().map(|layer| {
+        let start = Instant::now();
+        http::get(second.addr(), &blob_path(&layer.digest));
+        start.elapsed().as_secs_f64()
+    });
+    let time = median(times.collect::<Vec<f64>>().into_iter().skip(1));
+    let swarm = second.metric("torrent_cache_blob_requests_total{outcome=\"swarm\"}");
+    assert_eq!(swarm, 31, "all came from the first");
+    let what = "64 KiB from a swarm of one, look-up included";
+    table.push(Row::alone(what, time, millis, Goal::AtMost(0.010)));
 }
 
 /// What a client costs that has nothing to do.

@@ -275,8 +275,8 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
-/// Sets how readily the calling thread gives way to others (`nice(2)`; of Linux, each thread has its
-/// own).
+/// Sets how readily the calling thread gives way to others (`nice(2)`: on Linux, each thread has
+/// its own).
 ///
 /// # Errors
 /// If the kernel refuses, as it does a value below the present one.

@@ -8,6 +8,7 @@ use crate::base::blame::Blame;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
+use crate::base::thread;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
@@ -273,6 +274,7 @@ impl Fetcher {
 
     /// The metainfo that the catalog has for `name`, if it is what we would have made ourselves.
     fn catalogued(&self, name: &BlobName) -> Option<Arc<Metainfo>> {
+        thread::before_wait();
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
         let torrent = self.catalog().lookup(name, deadline).ok()??;
         match Metainfo::decode(&torrent) {

@@ -19,6 +19,7 @@ mod unpack;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::sha256;
+use crate::base::thread;
 use crate::fetch::access::is_refusal;
 use crate::fetch::grants::{Credential, Scope, Standing};
 use crate::fetch::roots::PlacedObject;
@@ -206,6 +207,7 @@ impl Fetcher {
                     };
                 }
                 Seat::Follower(flight) => {
+                    thread::before_wait();
                     let fresh = flight.wait(limits::FILE_FLIGHT_PATIENCE);
                     waited = true;
                     if changing

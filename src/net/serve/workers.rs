@@ -166,14 +166,19 @@ impl Shared {
             Ok(reports) => reports,
             Err(error) => panic!("a worker cannot wait: {error}"),
         };
+        let mut is_woken = false;
         let mut state = self.state.lock();
         state.watch.looked(Time::now());
         for id in reports {
-            if id == WAKER {
-                self.clear_waker();
-            } else if let Some(conn) = state.unpark(id) {
+            is_woken |= id == WAKER;
+            if let Some(conn) = state.unpark(id) {
                 state.ready.push(conn);
             }
+        }
+        if is_woken {
+            drop(state);
+            self.clear_waker();
+            state = self.state.lock();
         }
         state
     }
