@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use support::caching::CachingNginx;
 use support::cost::{Cost, measure};
 use support::http::fetch_all;
-use support::rig::ostree::{Host, Repository, Tree};
+use support::rig::ostree::{Host, Repository, Tree, archived};
 use support::rig::site::Site;
 use support::rig::torrent_cache::Program;
 use support::rig::wait_for;
@@ -184,11 +184,11 @@ fn site_of_objects() -> (Site, Vec<String>) {
     let paths: Vec<String> = (0..OBJECTS)
         .map(|seed| {
             let blob = random_blob(seed as u64, 100 + seed * 997 % 8_000);
-            let name = blob.digest.trim_start_matches("sha256:").to_owned();
-            let path = format!("repo/objects/{}/{}.filez", &name[..2], &name[2..]);
+            let (path, bytes) = archived(&blob.bytes, u16::MAX);
+            let path = format!("repo/{path}");
             let file: PathBuf = site.root().join(&path);
             fs::create_dir_all(file.parent().expect("below the root")).expect("disk has room");
-            fs::write(file, blob.bytes).expect("disk has room");
+            fs::write(file, bytes).expect("disk has room");
             format!("/{path}")
         })
         .collect();
@@ -203,14 +203,19 @@ fn urls(site: &Site, paths: &[String]) -> Vec<String> {
 fn objects_cold(table: &mut Table) {
     let (site, paths) = site_of_objects();
     let urls = urls(&site, &paths);
-    let [ours, theirs] = interleave(
-        9,
+    let tracker = Program::tracker("tracker", &[]);
+    let (announce, etcd_port) = (tracker.announce_url(), tracker.option("ETCD_PORT"));
+    let ours = |share: &[(&str, &str)]| {
+        let options = [("TRACKER", announce.as_str()), ("ETCD_PORT", etcd_port)];
+        let mut client = Program::client("client", &[&options, share].concat());
+        let pid = client.process().pid();
+        measure(&[pid], || fetch_all(client.addr(), &urls, CONNECTIONS), || ())
+    };
+    let [ours, sharing, theirs] = interleave(
+        7,
         [
-            Side::new(|| {
-                let mut client = Program::client("client", &[]);
-                let pid = client.process().pid();
-                measure(&[pid], || fetch_all(client.addr(), &urls, CONNECTIONS), || ())
-            }),
+            Side::new(|| ours(&[])),
+            Side::new(|| ours(&[("OSTREE_SHARE_OBJECTS", "1")])),
             Side::new(|| {
                 let nginx = CachingNginx::start(site.addr());
                 measure(&[nginx.pid()], || fetch_all(nginx.addr(), &paths, CONNECTIONS), || ())
@@ -218,6 +223,10 @@ fn objects_cold(table: &mut Table) {
         ],
     );
     push_objects(table, "5,000 small objects, asked for the first time", &ours, &theirs);
+    let rates = [&sharing, &ours].map(|costs| OBJECTS as f64 / costs.wall());
+    let what = "the same with OSTREE_SHARE_OBJECTS: each is looked for in etcd";
+    let row = Row::ratio(what, rates[0], ("without", rates[1]), per_second, Goal::Told);
+    table.push(row.cpu(sharing.cpu(), ours.cpu()));
 }
 
 fn objects_warm(table: &mut Table) {

@@ -15,7 +15,7 @@ use crate::base::sys;
 use crate::base::thread::{self, Role};
 use crate::catalog::{Catalog, CatalogConfig};
 use crate::engine::{Engine, EngineConfig};
-use crate::fetch::{Fetcher, Offline, Parts};
+use crate::fetch::{Fetcher, Parts, Policy};
 use crate::http::Front;
 use crate::http::registries::Registries;
 use crate::http::status::{self, Status};
@@ -118,6 +118,10 @@ pub const OPTIONS: &[Opt] = &[
         "",
         "Colon-separated archive repositories of this host, to be shared from where they lie.",
     ),
+    Opt::switch(
+        "OSTREE_SHARE_OBJECTS",
+        "Share large objects of OSTree with other hosts, for repositories without static deltas.",
+    ),
     Opt::new(
         "OFFLINE",
         "granted|allow|deny",
@@ -202,8 +206,7 @@ struct Settings {
     catalog: CatalogConfig,
     engine: EngineConfig,
     store: StoreConfig,
-    repositories: Vec<PathBuf>,
-    offline: Offline,
+    policy: Policy,
     allow: Vec<HostRule>,
 }
 
@@ -225,8 +228,11 @@ impl Settings {
                 root: values.path("STORAGE").unwrap_or_default(),
                 max: values.get("STORAGE_MAX")?.unwrap_or(Max::None),
             },
-            repositories: repositories(values)?,
-            offline: needed(values, "OFFLINE")?,
+            policy: Policy {
+                offline: needed(values, "OFFLINE")?,
+                repositories: repositories(values)?,
+                share_objects: values.switch("OSTREE_SHARE_OBJECTS"),
+            },
             allow: list(values, "PROXY_ALLOW")?,
         })
     }
@@ -400,7 +406,7 @@ impl Client {
             upstream: Arc::clone(&upstream),
             engine: Arc::clone(&engine),
         };
-        let fetcher = Fetcher::new(parts, settings.offline, settings.repositories);
+        let fetcher = Fetcher::new(parts, settings.policy);
         let status = status_page(&store, &engine, &catalog, &fetcher);
         let pages = Admin::new(readiness(&store, stop));
         let pages = pages.page("/status.json", "application/json", status);
@@ -513,6 +519,7 @@ fn status_page(
 mod tests {
     use super::*;
     use crate::base::args::{Parsed, parse};
+    use crate::fetch::Offline;
 
     fn settings(options: &[(&str, &str)]) -> Result<Settings, UsageError> {
         let find = |name: &str| {
@@ -538,7 +545,7 @@ mod tests {
         assert_eq!(settings.registry.to_string(), "https://registry-1.docker.io/");
         assert_eq!(settings.engine.ports, 6881..=6891);
         assert_eq!(settings.catalog.endpoints[0].to_string(), "http://192.168.1.1:2378/");
-        assert_eq!(settings.offline, Offline::Granted);
+        assert_eq!(settings.policy.offline, Offline::Granted);
         assert!(!settings.plain_only);
     }
 

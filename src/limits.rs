@@ -314,6 +314,17 @@ pub const FILES_SHARE: u64 = 4;
 /// An object up to this long is taken into memory and checked before its first byte leaves; a
 /// longer one is served while it comes.
 pub const FILE_WHOLE_LEN_MAX: usize = 1 << 20;
+/// Objects from this length on are shared between hosts, if any are: shorter ones are one piece,
+/// for which a swarm costs more than the bytes.
+pub const FILEZ_SHARED_LEN_MIN: u64 = PIECE_LEN_MIN as u64;
+/// Objects that came and wait to be shared; when full, the next are not.
+pub const SHARE_QUEUE_MAX: usize = 4096;
+/// Entries of the catalog that led to something else than the object; when full, the next are asked
+/// for again.
+pub const POINTERS_MISLEADING_MAX: usize = 4096;
+/// The longest header of a `.filez`: extended attributes of a file have 64 KiB together on the
+/// usual file systems.
+pub const FILEZ_HEADER_LEN_MAX: usize = 1 << 20;
 /// A file that may change is taken into memory up to this length: the summary of a large repository
 /// has 10 MB. A longer one is relayed, and not kept.
 pub const FILE_CHANGING_LEN_MAX: usize = 32 << 20;

@@ -15,6 +15,7 @@ use torrent_cache::base::hash::sha256;
 use torrent_cache::proto::ostree::delta::{
     DeltaError, Superblock, contents, listed_in_index, listed_in_summary,
 };
+use torrent_cache::proto::ostree::filez::{FilezCheck, FilezError};
 use torrent_cache::proto::ostree::object::Object;
 use torrent_cache::proto::ostree::part::{Objects, PartError, unpack};
 use torrent_cache::proto::ostree::{Checksum, DeltaId, ObjectKind};
@@ -248,4 +249,74 @@ fn changed_parts_are_refused_or_within_the_bounds() {
     let packed = file("changed.part");
     let unpacked = unpack(&packed[..]).unwrap();
     try_changed(&[packed, unpacked], laws::part);
+}
+
+/// The files of one commit, as `ostree commit` wrote them: text, random bytes, an empty one, and a
+/// link.
+fn archived_files() -> Vec<(Checksum, Vec<u8>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/ostree/files");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            (Checksum::from_hex(name).unwrap(), std::fs::read(&path).unwrap())
+        })
+        .collect();
+    assert_eq!(files.len(), 4);
+    files
+}
+
+fn check(checksum: Checksum, parts: &[&[u8]]) -> Result<(), FilezError> {
+    let mut check = FilezCheck::new(checksum);
+    parts.iter().for_each(|part| check.update(part));
+    check.finish()
+}
+
+#[test]
+fn archived_files_are_known_by_their_names_however_they_are_cut() {
+    for (checksum, bytes) in archived_files() {
+        assert_eq!(check(checksum, &[&bytes]), Ok(()), "{checksum}");
+        for at in 0..=bytes.len() {
+            let (start, end) = bytes.split_at(at);
+            assert_eq!(check(checksum, &[start, end]), Ok(()), "{checksum} at {at}");
+            let cut = check(checksum, &[start]);
+            assert_eq!(cut.is_ok(), end.is_empty(), "{checksum} up to {at}");
+        }
+        let bytewise: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(check(checksum, &bytewise), Ok(()), "{checksum}");
+        assert!(check(Checksum([7; 32]), &[&bytes]).is_err());
+        assert!(check(checksum, &[&bytes, b"x"]).is_err(), "something behind it");
+    }
+}
+
+/// What the checksum does not cover is the length, and how the bytes are packed.
+#[test]
+fn archived_files_that_were_changed_are_told() {
+    for (checksum, bytes) in archived_files() {
+        for at in 0..bytes.len().min(200) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let is_covered = !(4..=40).contains(&at) || (24..32).contains(&at);
+            if is_covered && bytes.len() > 1000 {
+                assert!(check(checksum, &[&changed]).is_err(), "{checksum} at {at}");
+            }
+            let _ = check(checksum, &[&changed]);
+        }
+    }
+}
+
+/// A few bytes that unpack to more than the header says.
+#[test]
+fn a_bomb_is_not_unpacked() {
+    let mut header = vec![0; 8];
+    for number in [0_u32, 0, 0o100_644, 0] {
+        header.extend_from_slice(&number.to_be_bytes());
+    }
+    header.extend_from_slice(&[0, 25]);
+    let mut bomb = vec![0, 0, 0, 26, 0, 0, 0, 0];
+    bomb.extend_from_slice(&header);
+    // Fixed codes: a zero, and then it again 258 times, on and on.
+    bomb.extend_from_slice(&[0x63, 0x60, 0x18]);
+    bomb.extend_from_slice(&[0; 4000]);
+    assert_eq!(check(Checksum([0; 32]), &[&bomb]), Err(FilezError::Malformed));
 }

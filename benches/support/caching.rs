@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::nginx;
 use super::rig::process::Process;
 use super::rig::{free_port, loopback, temp_dir, wait_for};
 
@@ -56,9 +56,7 @@ impl CachingNginx {
              }}\n"
         );
         fs::write(&config, text).expect("disk has room");
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(dir.path()).arg("-c").arg(&config).args(["-e", "stderr"]);
-        let process = Process::spawn("nginx", command, "nginx-light");
+        let process = nginx::spawn(dir.path(), &config);
         wait_for("nginx", || std::net::TcpStream::connect(addr).ok());
         CachingNginx { addr, process, _dir: dir }
     }
@@ -69,5 +67,12 @@ impl CachingNginx {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+}
+
+impl Drop for CachingNginx {
+    fn drop(&mut self) {
+        // Killed, it would leave its workers behind.
+        self.process.terminate();
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
+use torrent_cache::base::sys;
 
 use super::rig::process::Process;
 use super::rig::{free_port, loopback, temp_dir, wait_for};
@@ -33,9 +34,7 @@ impl Nginx {
         fs::create_dir_all(&blobs).expect("the folder can be made");
         let config = dir.path().join("nginx.conf");
         fs::write(&config, config_text(dir.path(), plain, tls, cert, key)).expect("disk has room");
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(dir.path()).arg("-c").arg(&config).args(["-e", "stderr"]);
-        let process = Process::spawn("nginx", command, "nginx-light");
+        let process = spawn(dir.path(), &config);
         wait_for("nginx", || std::net::TcpStream::connect(plain).ok());
         Nginx { plain, tls, process, dir }
     }
@@ -65,6 +64,15 @@ impl Nginx {
     fn file(&self, digest: &str) -> PathBuf {
         self.dir.path().join("root").join(&blob_path(digest)[1..])
     }
+}
+
+/// Starts nginx in the foreground. However the bench ends, its workers end with it: the first
+/// process is told, and tells them.
+pub fn spawn(dir: &Path, config: &Path) -> Process {
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(dir).arg("-c").arg(config).args(["-e", "stderr"]);
+    sys::end_with_parent(&mut command);
+    Process::spawn("nginx", command, "nginx-light")
 }
 
 impl Drop for Nginx {

@@ -49,10 +49,15 @@ figures! {
     "torrent_cache_file_requests_total", "Requests for files, by how they were answered.": {
         Counter FILES_HIT "outcome=\"hit\"",
         Counter FILES_REVALIDATED "outcome=\"revalidated\"",
+        Counter FILES_SWARM "outcome=\"swarm\"",
         Counter FILES_UPSTREAM "outcome=\"upstream\"",
         Counter FILES_STALE "outcome=\"stale\"",
         Counter FILES_DENIED "outcome=\"denied\"",
         Counter FILES_FAILED "outcome=\"failed\"",
+    }
+    "torrent_cache_objects_total", "Large objects of OSTree, by what was done with them.": {
+        Counter OBJECTS_SHARED "outcome=\"shared\"",
+        Counter OBJECTS_WRONG "outcome=\"wrong\"",
     }
     "torrent_cache_relayed_requests_total", "Requests relayed as they are, by how they ended.": {
         Counter RELAYED_OK "outcome=\"ok\"",

@@ -1,7 +1,8 @@
 //! Floor 3: etcd as this program sees it: blob name to `.torrent`.
 //!
-//! The key is `/torrents/<name>`, the value the bencoded `.torrent`. A look-up has the deadline
-//! that its caller sets, and costs nothing while etcd is known to be away ([`breaker`]).
+//! The key is `/torrents/<name>`, the value the bencoded `.torrent`; beside these, below
+//! `/torrent-cache/ostree/`, it is known which blob an object of OSTree is. A look-up has the
+//! deadline that its caller sets, and costs nothing while etcd is known to be away ([`breaker`]).
 //! Publication happens in the background and is tried until it succeeds ([`publish`]).
 //!
 //! **Invariant:** nothing waits for etcd longer than it said it would.
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::figures;
+use crate::base::hash::{hex, sha256};
 use crate::base::ranked::{Rank, Ranked};
 use crate::net::tls::Roots;
 use crate::proto::blob::BlobName;
@@ -60,6 +62,13 @@ pub fn key(name: &BlobName) -> String {
     format!("/torrents/{name}")
 }
 
+/// The key under which it is known which blob the object of OSTree at `url` is. It does not tell
+/// the URL.
+#[must_use]
+pub fn object_key(url: &str) -> String {
+    format!("/torrent-cache/ostree/{}", hex(&sha256(url.as_bytes())))
+}
+
 impl Catalog {
     /// A catalog in the etcd of `config`, which need not be there yet.
     ///
@@ -80,10 +89,25 @@ impl Catalog {
     /// # Errors
     /// If etcd does not answer before `deadline`, or lately did not.
     pub fn lookup(&self, name: &BlobName, deadline: Time) -> Result<Option<Vec<u8>>, CatalogError> {
+        self.value(&key(name), deadline)
+    }
+
+    /// What is known of the object of OSTree at `url`. The bytes may be anything.
+    ///
+    /// # Errors
+    /// As [`Catalog::lookup`].
+    pub fn lookup_object(
+        &self,
+        url: &str,
+        deadline: Time,
+    ) -> Result<Option<Vec<u8>>, CatalogError> {
+        self.value(&object_key(url), deadline)
+    }
+
+    fn value(&self, key: &str, deadline: Time) -> Result<Option<Vec<u8>>, CatalogError> {
         if !self.lookups.lock().admits(Time::now()) {
             return Err(CatalogError::Away);
         }
-        let key = key(name);
         let range = Range { serializable: true, ..Range::of_key(key.as_bytes()) };
         let answer = self.client.call(&Request::Single(Operation::Range(range)), deadline);
         let answer = answer.and_then(|body| Ok(RangeAnswer::decode(&body)?));
@@ -117,12 +141,22 @@ impl Catalog {
     /// Stores the `.torrent` of a blob, in the background. A value that differs is replaced: the
     /// metainfo of a blob follows from its bytes, so another one is wrong.
     pub fn publish(&self, name: &BlobName, torrent: Vec<u8>) {
-        self.publisher.push(Task::Publish { name: *name, torrent });
+        self.publisher.push(Task::Publish { key: key(name), value: torrent });
     }
 
     /// Deletes the entry of a blob if its value is still `torrent`, in the background.
     pub fn withdraw(&self, name: &BlobName, torrent: Vec<u8>) {
-        self.publisher.push(Task::Withdraw { name: *name, torrent });
+        self.publisher.push(Task::Withdraw { key: key(name), value: torrent });
+    }
+
+    /// Stores which blob the object of OSTree at `url` is, in the background.
+    pub fn publish_object(&self, url: &str, value: String) {
+        self.publisher.push(Task::Publish { key: object_key(url), value: value.into_bytes() });
+    }
+
+    /// Deletes what is known of an object, if it is still `value`, in the background.
+    pub fn withdraw_object(&self, url: &str, value: String) {
+        self.publisher.push(Task::Withdraw { key: object_key(url), value: value.into_bytes() });
     }
 
     /// Whether the latest call was answered; true before the first.

@@ -11,27 +11,25 @@ use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::stop::Stop;
 use crate::base::thread::{self, Role};
 use crate::catalog::etcd::{CatalogError, Client};
-use crate::catalog::key;
 use crate::limits;
-use crate::proto::blob::BlobName;
 use crate::proto::etcd::{Compare, Operation, OperationAnswer, Range, Request, TxnAnswer};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Store a blob's `.torrent`.
+    /// Store a value.
     Publish {
-        /// Which blob.
-        name: BlobName,
-        /// Its `.torrent`.
-        torrent: Vec<u8>,
+        /// Its key.
+        key: String,
+        /// The value, such as a `.torrent`.
+        value: Vec<u8>,
     },
-    /// Delete a blob's entry if it has this value.
+    /// Delete an entry if it has this value.
     Withdraw {
-        /// Which blob.
-        name: BlobName,
+        /// Its key.
+        key: String,
         /// The value.
-        torrent: Vec<u8>,
+        value: Vec<u8>,
     },
 }
 
@@ -39,7 +37,7 @@ impl Task {
     /// Bytes that it holds.
     fn len(&self) -> usize {
         match self {
-            Task::Publish { torrent, .. } | Task::Withdraw { torrent, .. } => torrent.len(),
+            Task::Publish { value, .. } | Task::Withdraw { value, .. } => value.len(),
         }
     }
 }
@@ -132,34 +130,32 @@ impl Shared {
 
     fn perform(&self, task: &Task) -> Result<(), CatalogError> {
         match task {
-            Task::Publish { name, torrent } => self.publish(name, torrent),
-            Task::Withdraw { name, torrent } => self.withdraw(name, torrent),
+            Task::Publish { key, value } => self.publish(key, value),
+            Task::Withdraw { key, value } => self.withdraw(key, value),
         }
     }
 
     /// One transaction, which may be repeated: nothing if the value is there, else read and write.
-    fn publish(&self, name: &BlobName, torrent: &[u8]) -> Result<(), CatalogError> {
-        let key = key(name);
-        let key = key.as_bytes();
-        let compare = [Compare::Value { key, value: torrent }];
+    fn publish(&self, entry: &str, value: &[u8]) -> Result<(), CatalogError> {
+        let key = entry.as_bytes();
+        let compare = [Compare::Value { key, value }];
         let read = Operation::Range(Range { keys_only: true, ..Range::of_key(key) });
-        let write = Operation::Put { key, value: torrent, lease: None };
+        let write = Operation::Put { key, value, lease: None };
         let answer = self.transact(&compare, &[read, write])?;
         if let Some(OperationAnswer::Range(found)) = answer.answers.first()
             && !found.pairs.is_empty()
         {
-            log::warn!("blob {name}: the catalog had another entry, which is replaced");
+            log::warn!("{entry}: the catalog had another value, which is replaced");
         }
         figures::CATALOG_PUBLISHED.add(1);
-        log::debug!("blob {name} is published");
+        log::debug!("{entry} is published");
         Ok(())
     }
 
-    fn withdraw(&self, name: &BlobName, torrent: &[u8]) -> Result<(), CatalogError> {
-        let key = key(name);
-        let key = key.as_bytes();
+    fn withdraw(&self, entry: &str, value: &[u8]) -> Result<(), CatalogError> {
+        let key = entry.as_bytes();
         let request = Request::Txn {
-            compare: &[Compare::Value { key, value: torrent }],
+            compare: &[Compare::Value { key, value }],
             success: &[Operation::Delete { key }],
             failure: &[],
         };

@@ -92,7 +92,7 @@ impl Fetcher {
     /// The upstream's refusal, or that it could not be asked and nothing better is known.
     pub(super) fn authorise(&self, request: &BlobRequest) -> Result<(), FetchError> {
         let standing = self.standing(request);
-        if standing == Standing::Granted {
+        if request.is_granted || standing == Standing::Granted {
             return Ok(());
         }
         let away = standing == Standing::GrantedBefore && self.outages.is_away(&request.origin.url);
@@ -128,6 +128,9 @@ impl Fetcher {
 
     /// Notes that the upstream has served this request.
     pub(super) fn granted(&self, request: &BlobRequest) {
+        if request.is_granted {
+            return;
+        }
         let claimant = Claimant::of(&request.origin);
         let mut grants = self.grants.lock();
         grants.grant(Time::now(), &claimant.scope, claimant.credential, &request.name);

@@ -127,6 +127,7 @@ impl Fetcher {
             origin: request.superblock.clone(),
             range: request.range,
             file: Some(file),
+            is_granted: false,
         };
         // Another superblock has other parts: none of them is what this client waits for.
         self.open(&blob).map_err(|error| match error {
@@ -150,7 +151,8 @@ impl Fetcher {
             let renewed = superblock.is_some();
             let file = DeltaFile { index: 0, layout: None, superblock };
             let origin = request.superblock.clone();
-            match self.open(&BlobRequest { name, origin, range, file: Some(file) }) {
+            let file = Some(file);
+            match self.open(&BlobRequest { name, origin, range, file, is_granted: false }) {
                 // What the index said is no longer true.
                 Err(FetchError::Renewed(bytes)) if !renewed => {
                     let digest = Checksum(sha256(&bytes));

@@ -45,6 +45,7 @@ pub use self::room::Loaded;
 
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
+use crate::base::mailbox::{Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked};
 use crate::base::stop::Stop;
 use crate::base::thread;
@@ -74,6 +75,17 @@ pub struct Parts {
     pub engine: Arc<Engine>,
 }
 
+/// What the fetcher may do.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// What is served when the upstream cannot be asked.
+    pub offline: Offline,
+    /// The archive repositories of this host.
+    pub repositories: Vec<PathBuf>,
+    /// Large objects of OSTree are shared with other hosts.
+    pub share_objects: bool,
+}
+
 /// Decides where bytes come from. Shared by all who serve requests.
 pub struct Fetcher {
     parts: Parts,
@@ -89,6 +101,12 @@ pub struct Fetcher {
     outages: Outages,
     unpacker: Unpacker,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
+    /// Entries of the catalog, URL and blob, that led to something else than the object; until when
+    /// each is passed over. Bounded by [`limits::POINTERS_MISLEADING_MAX`].
+    misleading: Ranked<HashMap<(String, BlobName), Time>>,
+    share_objects: bool,
+    /// URLs of objects that came.
+    to_share: Sender<String>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
     upstream_rate: AtomicU64,
@@ -127,16 +145,17 @@ impl fmt::Display for Transfer {
 
 impl Fetcher {
     /// A fetcher with no jobs; what the store holds is seeded from now on, and so are the static
-    /// deltas in the archive `repositories` of this host.
+    /// deltas in the archive repositories of this host.
     #[must_use]
-    pub fn new(parts: Parts, offline: Offline, repositories: Vec<PathBuf>) -> Arc<Fetcher> {
+    pub fn new(parts: Parts, policy: Policy) -> Arc<Fetcher> {
         let seeds = parts.store.seeds();
         for entry in &seeds {
             parts.engine.seed(entry);
         }
+        let (to_share, came) = mailbox(limits::SHARE_QUEUE_MAX);
         let fetcher = Arc::new(Fetcher {
             parts,
-            offline,
+            offline: policy.offline,
             jobs: Ranked::new(Rank::Jobs, HashMap::new()),
             grants: Ranked::new(Rank::Grants, Grants::default()),
             deltas: Ranked::new(Rank::Leaf, Deltas::default()),
@@ -146,13 +165,17 @@ impl Fetcher {
             outages: Outages::new(),
             unpacker: Unpacker::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
+            misleading: Ranked::new(Rank::Leaf, HashMap::new()),
+            share_objects: policy.share_objects,
+            to_share,
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
-            repositories,
+            repositories: policy.repositories,
             stop: Stop::new(),
         });
         republish::start(&fetcher, seeds);
+        files::shared::start(&fetcher, came);
         roots::start(&fetcher);
         fetcher
     }
@@ -167,6 +190,8 @@ impl Fetcher {
     pub fn stop(&self) {
         self.stop.stop();
         self.parts.upstream.stop();
+        // Whoever waits for one looks at the flag.
+        let _ = self.to_share.try_send(String::new());
         let jobs: Vec<Arc<Job>> = self.jobs.lock().values().cloned().collect();
         for job in jobs {
             job.cancel();

@@ -33,6 +33,9 @@ pub struct BlobRequest {
     pub range: Option<ByteRange>,
     /// Of a delta: which of its files; then the range is of that file.
     pub file: Option<DeltaFile>,
+    /// That who asks may have it was found out otherwise. Nothing is learnt from such a request:
+    /// neither who may have the blob, nor where it is.
+    pub is_granted: bool,
 }
 
 /// One file of a static delta, as it is asked for.
@@ -216,7 +219,9 @@ impl Fetcher {
         partial: &Arc<Partial>,
     ) -> Result<Reader, FetchError> {
         self.authorise(request)?;
-        job.set_origin(&request.origin);
+        if !request.is_granted {
+            job.set_origin(&request.origin);
+        }
         let in_swarm = job.is_in_swarm();
         if in_swarm { &figures::REQUESTS_SWARM } else { &figures::REQUESTS_UPSTREAM }.add(1);
         self.reader(request, job, partial)

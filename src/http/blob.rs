@@ -24,7 +24,7 @@ pub(super) fn serve(
     let origin = front.origin(url, &head.headers);
     let range = if is_head { None } else { wanted_range(&head.headers, &etag) };
     let has_it = is_known(&head.headers, &etag);
-    let request = BlobRequest { name, origin, range, file: None };
+    let request = BlobRequest { name, origin, range, file: None, is_granted: false };
     if is_head || has_it {
         match front.fetcher.stat(&request) {
             Ok(Some(_)) if has_it => return exchange.respond(304, &fields(&etag, "store"), b""),

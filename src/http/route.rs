@@ -125,7 +125,7 @@ fn of_repository(head: &RequestHead, url: Url, mirror: bool) -> Route {
             ObjectKind::Commit | ObjectKind::DirTree | ObjectKind::DirMeta => {
                 (repository, FileKind::Named(checksum))
             }
-            ObjectKind::FileZ => (repository, FileKind::Packed),
+            ObjectKind::FileZ => (repository, FileKind::Packed(checksum)),
             ObjectKind::CommitMeta => (repository, FileKind::Changing(Listing::None)),
         },
         None => {
@@ -248,7 +248,7 @@ mod tests {
             ("commit", named),
             ("dirtree", named),
             ("dirmeta", named),
-            ("filez", FileKind::Packed),
+            ("filez", FileKind::Packed(ostree::Checksum([0xab; 32]))),
             ("commitmeta", other),
         ] {
             let url = format!("http://a.example/r/{}", path(ending));

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::ostree::Repository;
-use crate::support::ostree::{Host, tree};
+use crate::support::ostree::{Host, archived, tree};
 use crate::support::site::{AUTHORIZATION, Site};
 use crate::support::torrent_cache::Program;
 use crate::support::{Answer, PATIENCE, get, wait_for};
@@ -104,8 +104,8 @@ fn a_client_that_has_it_is_told_so() {
 
 #[test]
 fn an_object_is_asked_for_once_and_survives_a_restart() {
-    let bytes = b"of a file".repeat(1000);
-    let path = format!("repo/objects/ab/{}.filez", "c".repeat(62));
+    let (path, bytes) = archived(&b"of a file".repeat(1000), 5000);
+    let path = format!("repo/{path}");
     let (site, mut client) = site_with(&path, &bytes);
     for _ in 0..3 {
         let answer = fetch(&client, &site.url(&path), &[]);
@@ -122,8 +122,9 @@ fn an_object_is_asked_for_once_and_survives_a_restart() {
 /// Larger than what is held in memory: it is served while it comes.
 #[test]
 fn a_large_object_is_healed_inside_its_answer() {
-    let bytes = tree(90, 0, &[3 * MIB]).into_values().next().expect("one file");
-    let path = format!("repo/objects/ab/{}.filez", "d".repeat(62));
+    let content = tree(90, 0, &[3 * MIB]).into_values().next().expect("one file");
+    let (path, bytes) = archived(&content, u16::MAX);
+    let path = format!("repo/{path}");
     let (site, client) = site_with(&path, &bytes);
     let upstream = FaultProxy::start(site.addr());
     upstream.fail(".filez", 1, Fault::Cut { after: 1_500_000 });
@@ -141,19 +142,26 @@ fn a_large_object_is_healed_inside_its_answer() {
 
 #[test]
 fn wrong_bytes_of_an_object_that_its_name_tells_never_leave() {
-    for len in [10_000, 3 * MIB] {
-        let bytes = tree(91, 0, &[len]).into_values().next().expect("one file");
-        let name = torrent_cache::base::hash::hex(&torrent_cache::base::hash::sha256(&bytes));
-        let path = format!("repo/objects/{}/{}.dirtree", &name[..2], &name[2..]);
+    for (len, ending) in [10_000, 3 * MIB]
+        .into_iter()
+        .flat_map(|len| [".dirtree", ".filez"].map(|ending| (len, ending)))
+    {
+        let content = tree(91, 0, &[len]).into_values().next().expect("one file");
+        let name = torrent_cache::base::hash::hex(&torrent_cache::base::hash::sha256(&content));
+        let (path, bytes) = match ending {
+            ".filez" => archived(&content, u16::MAX),
+            _ => (format!("objects/{}/{}.dirtree", &name[..2], &name[2..]), content),
+        };
+        let path = format!("repo/{path}");
         let (site, client) = site_with(&path, &bytes);
         let upstream = FaultProxy::start(site.addr());
         let url = format!("{}/{path}", upstream.url());
-        upstream.fail(".dirtree", 100, Fault::Flip { at: 5_000 });
+        upstream.fail(ending, 100, Fault::Flip { at: 5_000 });
         let answer = through(&client, &url, "libostree/2022.7", &[]);
         assert!(answer.is_none_or(|answer| answer.status == 500), "{}", client.log());
         upstream.heal();
         // One that came wrong by accident is asked for again, if nothing has been sent.
-        upstream.fail(".dirtree", usize::from(len < MIB), Fault::Flip { at: 5_000 });
+        upstream.fail(ending, usize::from(len < MIB), Fault::Flip { at: 5_000 });
         assert!(
             through(&client, &url, "libostree/2022.7", &[])
                 .is_some_and(|answer| answer.body == bytes)
@@ -233,15 +241,16 @@ fn other_programs_files_of_the_same_names_are_relayed() {
 
 #[test]
 fn requests_for_one_object_at_once_are_one_upstream() {
-    let bytes = tree(94, 0, &[3 * MIB]).into_values().next().expect("one file");
-    for (name, len) in [("e", 100_000), ("f", 3 * MIB)] {
-        let path = format!("repo/objects/ab/{}.filez", name.repeat(62));
-        let (site, client) = site_with(&path, &bytes[..len]);
+    let content = tree(94, 0, &[3 * MIB]).into_values().next().expect("one file");
+    for len in [100_000, 3 * MIB] {
+        let (path, bytes) = archived(&content[..len], u16::MAX);
+        let path = format!("repo/{path}");
+        let (site, client) = site_with(&path, &bytes);
         let url = site.url(&path);
         std::thread::scope(|scope| {
             let all: Vec<_> = (0..8).map(|_| scope.spawn(|| fetch(&client, &url, &[]))).collect();
             for one in all {
-                assert!(one.join().expect("no panic").body == bytes[..len]);
+                assert!(one.join().expect("no panic").body == bytes);
             }
         });
         assert_eq!(site.bodies(|path| path.ends_with("filez")), 1);

@@ -11,6 +11,7 @@ mod flatpak;
 mod foreign;
 mod hardship;
 mod mirror;
+mod objects;
 mod offline;
 mod pulls;
 mod roots;

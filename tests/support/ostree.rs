@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
+use torrent_cache::base::hash::{hex, sha256};
 use torrent_cache::base::rng::Rng;
 
 use super::foreign::without_proxies;
@@ -40,6 +41,33 @@ fn done(repository: &Path, arguments: &[&str]) -> String {
     let finished = ostree(repository, &[], arguments);
     assert!(finished.status.success(), "ostree {arguments:?}: {}", finished.output);
     finished.output.trim().to_owned()
+}
+
+/// A file of these bytes as an archive repository has it, cut into blocks of so many bytes that are
+/// not compressed: its path below the repository, and its own bytes.
+pub fn archived(content: &[u8], block_len: u16) -> (String, Vec<u8>) {
+    // Owner, group, mode, device, target, and where the target ends.
+    let fields = |start: &[u8]| {
+        let mut header = start.to_vec();
+        for number in [0_u32, 0, 0o100_644, 0] {
+            header.extend_from_slice(&number.to_be_bytes());
+        }
+        header.push(0);
+        header.push(u8::try_from(header.len()).expect("a short header"));
+        let len = u32::try_from(header.len()).expect("a short header");
+        [&len.to_be_bytes()[..], &[0; 4], &header].concat()
+    };
+    let name = hex(&sha256(&[&fields(&[]), content].concat()));
+    let mut bytes = fields(&(content.len() as u64).to_be_bytes());
+    let mut blocks = content.chunks(usize::from(block_len)).peekable();
+    while let Some(block) = blocks.next() {
+        let len = u16::try_from(block.len()).expect("no longer than asked for");
+        bytes.push(u8::from(blocks.peek().is_none()));
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(&(!len).to_le_bytes());
+        bytes.extend_from_slice(block);
+    }
+    (format!("objects/{}/{}.filez", &name[..2], &name[2..]), bytes)
 }
 
 /// An archive repository.

@@ -97,3 +97,17 @@ run static-delta generate --from="$files" --to=files
 keep_part changed "$files-$changed"
 run static-delta generate --from="$files" --to=files --disable-bsdiff
 keep_part unpatched "$files-$changed"
+
+# Files as an archive repository keeps them.
+rm -rf tree/* files
+yes "some text of a file" | head -500 >tree/text || true
+: >tree/empty
+file random 3000
+chmod 755 tree/random
+ln -s text tree/link
+ostree --repo=files init --mode=archive
+ostree --repo=files commit -b main --owner-uid=1000 --owner-gid=7 --tree=dir=tree >/dev/null
+rm -rf "$out/files" && mkdir "$out/files"
+for path in files/objects/*/*.filez; do
+  cp "$path" "$out/files/$(basename "$(dirname "$path")")$(basename "$path")"
+done

@@ -7,8 +7,9 @@ use torrent_cache::limits::{
 use torrent_cache::proto::ostree::delta::{
     Superblock, contents, listed_in_index, listed_in_summary,
 };
+use torrent_cache::proto::ostree::filez::FilezCheck;
 use torrent_cache::proto::ostree::part::{Objects, unpack};
-use torrent_cache::proto::ostree::{self, DeltaId, RepoPath};
+use torrent_cache::proto::ostree::{self, Checksum, DeltaId, RepoPath};
 
 /// A path of a repository has one spelling, and the metadata of deltas keeps its bounds.
 pub fn ostree(input: &[u8]) {
@@ -39,6 +40,14 @@ pub fn ostree(input: &[u8]) {
     for listed in [listed_in_index(input), listed_in_summary(input)] {
         assert!(listed.map_or(0, |deltas| deltas.len()) <= DELTAS_LISTED_MAX);
     }
+    // However the bytes are cut, a file is told the same.
+    let whole = |parts: [&[u8]; 2]| {
+        let mut check = FilezCheck::new(Checksum([0; 32]));
+        parts.into_iter().for_each(|part| check.update(part));
+        check.finish()
+    };
+    let (start, end) = input.split_at(input.len() / 3);
+    assert_eq!(whole([input, b""]), whole([start, end]));
 }
 
 /// The names of what the part in `whole.part` holds.

@@ -1,35 +1,33 @@
 //! An object too large for memory: to the client and to the disk while it comes.
 //!
-//! It is one part behind the upstream: the last part leaves only when the whole has come and, if
-//! its name says so, is right. An upstream that breaks off is asked for the rest.
+//! It is one part behind the upstream: the last part leaves only when the whole has come and is
+//! right. An upstream that breaks off is asked for the rest.
 
 use std::mem;
 use std::sync::Arc;
 
 use crate::base::figures;
-use crate::base::hash::{Algorithm, ContentHasher};
-use crate::base::stop::Stop;
 use crate::fetch::Fetcher;
+use crate::fetch::files::check::Check;
 use crate::fetch::files::flight::Flight;
 use crate::fetch::files::{FileKind, FileReadError, FileRequest};
 use crate::limits;
 use crate::log_limited;
 use crate::proto::http1::Headers;
-use crate::proto::ostree::Checksum;
 use crate::store::{FileMeta, FileWriter};
-use crate::upstream::{Body, Origin, Upstream, UpstreamError};
+use crate::upstream::{Body, Origin, UpstreamError};
 
 /// See the module.
 pub struct Arriving {
-    upstream: Arc<Upstream>,
-    stop: Stop,
+    fetcher: Arc<Fetcher>,
     origin: Origin,
+    kind: FileKind,
     body: Body,
     /// The fields of the first answer: the rest must be of the same file.
     headers: Headers,
     total: Option<u64>,
     writer: Option<FileWriter>,
-    check: Option<(ContentHasher, Checksum)>,
+    check: Option<Check>,
     /// Bytes that have come.
     came: u64,
     failures: u32,
@@ -49,7 +47,7 @@ impl std::fmt::Debug for Arriving {
 impl Arriving {
     /// Takes over the answer `body` to `request`.
     pub fn new(
-        fetcher: &Fetcher,
+        fetcher: &Arc<Fetcher>,
         request: &FileRequest,
         meta: FileMeta,
         body: Body,
@@ -59,19 +57,15 @@ impl Arriving {
         let writer = fetcher.store().begin_file(meta);
         let writer =
             writer.inspect_err(|error| log_limited!(warn, "a file is not kept: {error}")).ok();
-        let check = match request.kind {
-            FileKind::Named(checksum) => Some((ContentHasher::new(Algorithm::Sha256), checksum)),
-            FileKind::Changing(_) | FileKind::Packed => None,
-        };
         Arriving {
-            upstream: fetcher.upstream(),
-            stop: fetcher.stop.clone(),
+            fetcher: Arc::clone(fetcher),
             origin: request.origin.clone(),
+            kind: request.kind,
             total: body.total,
             body,
             headers,
             writer,
-            check,
+            check: Check::of(request.kind),
             came: 0,
             failures: 0,
             ready: Vec::new(),
@@ -123,8 +117,8 @@ impl Arriving {
     /// Cuts `next` to what came of it, which goes to the disk and through the hash.
     fn take(&mut self, len: usize) {
         self.next.truncate(len);
-        if let Some((hasher, _)) = &mut self.check {
-            hasher.update(&self.next);
+        if let Some(check) = &mut self.check {
+            check.update(&self.next);
         }
         if let Some(writer) = &mut self.writer
             && let Err(error) = writer.write(&self.next)
@@ -144,7 +138,7 @@ impl Arriving {
         while self.failures < limits::FILE_ATTEMPTS_MAX {
             self.failures += 1;
             log_limited!(warn, "{}: the rest is asked for: {error}", self.origin.url);
-            match self.upstream.blob(&self.origin, self.came, None) {
+            match self.fetcher.upstream().blob(&self.origin, self.came, None) {
                 Ok(body) if self.is_rest(&body) => {
                     self.body = body;
                     return if len > 0 { Ok(()) } else { self.read() };
@@ -152,7 +146,7 @@ impl Arriving {
                 Ok(_) => return Err(UpstreamError::WrongRange),
                 Err(other) => error = other,
             }
-            if self.stop.wait_for(pause) {
+            if self.fetcher.stop.wait_for(pause) {
                 return Err(UpstreamError::Stopped);
             }
             pause *= 2;
@@ -171,20 +165,18 @@ impl Arriving {
 
     /// Checks the whole and keeps it.
     fn finish(&mut self) -> Result<(), FileReadError> {
-        let check = self.check.take().map(|(hasher, checksum)| hasher.finish() == checksum.0);
-        if check == Some(false) {
+        if self.check.take().is_some_and(|check| !check.ends_right()) {
             figures::MISMATCHES_UPSTREAM.add(1);
             return Err("the bytes of the object are not those of its name".to_owned());
-        }
-        // It may have been cut, and nothing tells.
-        if check.is_none() && !self.body.framed {
-            self.writer = None;
         }
         if self.total.is_some_and(|total| total != self.came) {
             return Err("the object has not its declared length".to_owned());
         }
         match self.writer.take().map(FileWriter::commit) {
-            Some(Ok(())) => self.flight.take().into_iter().for_each(Flight::land),
+            Some(Ok(())) => {
+                self.fetcher.came(self.kind, &self.origin.url.to_string(), self.came);
+                self.flight.take().into_iter().for_each(Flight::land);
+            }
             Some(Err(error)) => log_limited!(warn, "a file is passed on, not kept: {error}"),
             None => {}
         }

@@ -3,8 +3,8 @@
 //! A file that may change is asked for at the upstream each time, on the condition that it is not
 //! the copy that is here; the copy is given instead of the upstream's answer only when there is
 //! none, and [`crate::fetch::Offline`] lets it. An object never changes: once it is here the
-//! upstream is asked about the repository only, and only now and then. Requests for one URL wait
-//! for each other.
+//! upstream is asked about the repository only, and only now and then. Its bytes are held against
+//! its name before the last of them leaves. Requests for one URL wait for each other.
 //!
 //! **Invariant:** what came for a credential is given only to a request that the upstream would
 //! serve, and a file that may change is kept only if it came without one.
@@ -12,13 +12,16 @@
 //! Not here: what a path means (`proto::ostree`), the deltas.
 
 mod arriving;
+mod check;
 mod flight;
 mod outage;
+pub(super) mod shared;
 mod unpack;
+
+use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::figures;
-use crate::base::hash::sha256;
 use crate::base::thread;
 use crate::fetch::access::is_refusal;
 use crate::fetch::grants::{Credential, Scope, Standing};
@@ -32,8 +35,10 @@ use crate::store::{FileMeta, StoredFile};
 use crate::upstream::{Body, FileAnswer, Origin, UpstreamError};
 
 use self::arriving::Arriving;
+use self::check::Check;
 pub(super) use self::flight::{Flight, Flights, Seat};
 pub(super) use self::outage::Outages;
+use self::shared::BlobBody;
 pub(super) use self::unpack::Unpacker;
 
 /// What is known of a file by its path.
@@ -43,8 +48,8 @@ pub enum FileKind {
     Changing(Listing),
     /// It never changes, and its bytes have this SHA-256.
     Named(Checksum),
-    /// It never changes, but nothing tells whether its bytes are right.
-    Packed,
+    /// It never changes, and what is packed in it has this checksum.
+    Packed(Checksum),
 }
 
 /// Which deltas a file lists.
@@ -98,6 +103,7 @@ enum FileBody {
     Stored(Box<StoredFile>),
     InPlace(Box<PlacedObject>),
     Arriving(Box<Arriving>),
+    Blob(Box<BlobBody>),
 }
 
 /// Why the bytes end before their time: the response is to be cut.
@@ -118,6 +124,7 @@ impl FileReader {
             FileBody::Stored(file) => file.next_part().map_err(|error| error.to_string()),
             FileBody::InPlace(object) => object.next_part().map_err(|error| error.to_string()),
             FileBody::Arriving(arriving) => arriving.next_part(),
+            FileBody::Blob(blob) => blob.next_part().map_err(|error| error.to_string()),
         }
     }
 
@@ -176,7 +183,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`]: nothing has been sent, the client can be told.
-    pub fn open_file(&self, request: &FileRequest) -> Result<FileOutcome, FetchError> {
+    pub fn open_file(self: &Arc<Self>, request: &FileRequest) -> Result<FileOutcome, FetchError> {
         let asker = Asker::of(request);
         let changing = matches!(request.kind, FileKind::Changing(_));
         if changing && !asker.anonymous {
@@ -230,7 +237,10 @@ impl Fetcher {
     ///
     /// # Errors
     /// As [`Fetcher::open_file`].
-    pub fn describe_file(&self, request: &FileRequest) -> Result<FileOutcome, FetchError> {
+    pub fn describe_file(
+        self: &Arc<Self>,
+        request: &FileRequest,
+    ) -> Result<FileOutcome, FetchError> {
         if matches!(request.kind, FileKind::Changing(_)) {
             return self.open_file(request);
         }
@@ -340,8 +350,13 @@ impl Fetcher {
         let Some(file) = self.store().file(&asker.url) else { return self.object_in_place(asker) };
         match self.may_have(asker, file.meta().public)? {
             Verdict::Give(source) => {
-                if source == "stale" { &figures::FILES_STALE } else { &figures::FILES_HIT }.add(1);
-                Ok(Some(FileReader::stored(file, source)))
+                let kept = self.kept_object(file, source);
+                let kept = kept.map_err(|error| FetchError::Local(error.to_string()))?;
+                if kept.is_some() {
+                    let stale = source == "stale";
+                    if stale { &figures::FILES_STALE } else { &figures::FILES_HIT }.add(1);
+                }
+                Ok(kept)
             }
             Verdict::Fetch => Ok(None),
         }
@@ -399,7 +414,15 @@ impl Fetcher {
         Ok(Verdict::Give("stale"))
     }
 
-    fn object(&self, asker: &Asker<'_>, flight: Flight) -> Result<FileOutcome, FetchError> {
+    fn object(
+        self: &Arc<Self>,
+        asker: &Asker<'_>,
+        flight: Flight,
+    ) -> Result<FileOutcome, FetchError> {
+        if let Some(reader) = self.object_of_network(asker) {
+            flight.land();
+            return Ok(FileOutcome::Read(reader));
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -426,6 +449,7 @@ impl Fetcher {
             match self.whole_object(asker, body) {
                 Ok(bytes) => {
                     self.put(&meta, &bytes);
+                    self.came(asker.request.kind, &asker.url, bytes.len() as u64);
                     flight.land();
                     figures::FILES_UPSTREAM.add(1);
                     let reader = FileReader::whole(200, headers, bytes, "upstream");
@@ -439,18 +463,20 @@ impl Fetcher {
         }
     }
 
-    /// Reads an object that fits in memory, and checks it as far as that is possible.
+    /// Reads an object that fits in memory, and checks it.
     fn whole_object(&self, asker: &Asker<'_>, mut body: Body) -> Result<Vec<u8>, UpstreamError> {
         let bytes = read_whole(&mut body, limits::FILE_WHOLE_LEN_MAX)?;
         let bytes = bytes.ok_or(UpstreamError::WrongLength)?;
-        match asker.request.kind {
-            FileKind::Named(checksum) if sha256(&bytes) != checksum.0 => {
-                figures::MISMATCHES_UPSTREAM.add(1);
-                let why = "the bytes of the object are not those of its name";
-                Err(UpstreamError::Malformed(why.into()))
-            }
-            _ => Ok(bytes),
+        let is_right = Check::of(asker.request.kind).is_none_or(|mut check| {
+            check.update(&bytes);
+            check.ends_right()
+        });
+        if !is_right {
+            figures::MISMATCHES_UPSTREAM.add(1);
+            let why = "the bytes of the object are not those of its name";
+            return Err(UpstreamError::Malformed(why.into()));
         }
+        Ok(bytes)
     }
 }
 

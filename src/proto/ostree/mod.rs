@@ -5,6 +5,7 @@
 //! size, and the parts `0`, `1`, …. It leads from one commit, or from nothing, to another.
 
 pub mod delta;
+pub mod filez;
 pub mod layout;
 pub mod object;
 pub mod part;
