@@ -357,6 +357,10 @@ const _: () = assert!(FILES_MAX * 33 < UNPACKED_SUPERBLOCK_LEN_MAX);
 /// most.
 pub const PART_AWAITED: Duration = Duration::from_secs(20);
 
+/// For how long a part that was unpacked is not unpacked again: what it does not carry whole is
+/// asked for again and again by each who pulls.
+pub const PART_TRIED_KEPT: Duration = Duration::from_secs(600);
+
 /// Between two looks through the repositories of this host.
 pub const ROOTS_PAUSE: Duration = Duration::from_secs(10);
 

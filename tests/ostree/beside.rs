@@ -247,6 +247,8 @@ fn objects_of_a_part_that_stalls_come_from_upstream() {
         assert!(status == 200 && bytes == wanted, "{status}: {}", client.log());
     }
     assert_eq!(client.metric(UNPACKED), 0);
+    let late = client.metric("torrent_cache_unpacked_parts_total{outcome=\"late\"}");
+    assert!(late > 0, "{}", client.log());
 }
 
 /// Where files have no room the upstream is asked for them, as ever.

@@ -10,7 +10,7 @@
 //!
 //! Not here: what is in a part (`proto::ostree::part`).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
 
@@ -48,9 +48,9 @@ struct ServedDelta {
     name: BlobName,
     layout: Arc<Layout>,
     /// Made when the first object is asked for.
-    index: Arc<OnceLock<Index>>,
-    /// The parts that were tried since the superblock was served last.
-    tried: Ranked<HashSet<u16>>,
+    index: OnceLock<Index>,
+    /// The parts that were unpacked, or could not be, and when.
+    tried: Ranked<HashMap<u16, Time>>,
 }
 
 /// Which part makes an object: by the first bytes of its checksum, sorted.
@@ -78,10 +78,11 @@ impl Unpacker {
             delta.name == name && delta.repository == repository && delta.layout == *layout
         });
         let known = known.and_then(|at| served.remove(at));
-        let index = known.map_or_else(Arc::default, |delta| Arc::clone(&delta.index));
-        let tried = Ranked::new(Rank::Leaf, HashSet::new());
-        let layout = Arc::clone(layout);
-        served.push_front(Arc::new(ServedDelta { repository, name, layout, index, tried }));
+        served.push_front(known.unwrap_or_else(|| {
+            let tried = Ranked::new(Rank::Leaf, HashMap::new());
+            let (layout, index) = (Arc::clone(layout), OnceLock::new());
+            Arc::new(ServedDelta { repository, name, layout, index, tried })
+        }));
         served.truncate(limits::DELTAS_UNPACKED_MAX);
     }
 
@@ -188,7 +189,8 @@ impl Fetcher {
             Seat::Follower(leg) => return leg.wait(limits::FILE_FLIGHT_PATIENCE),
             Seat::Standing => return false,
         };
-        if delta.tried.lock().contains(&number) {
+        let tried_at = delta.tried.lock().get(&number).copied();
+        if tried_at.is_some_and(|at| Time::now().since(at) < limits::PART_TRIED_KEPT) {
             flight.land();
             return true;
         }
@@ -196,7 +198,7 @@ impl Fetcher {
             figures::PARTS_LATE.add(1);
             return false;
         };
-        delta.tried.lock().insert(number);
+        delta.tried.lock().insert(number, Time::now());
         match outcome {
             Ok(count) => {
                 figures::PARTS_UNPACKED.add(1);
@@ -254,15 +256,18 @@ impl Fetcher {
             if self.is_stopping() {
                 return Err("the program stops".to_owned());
             }
+            let path = ostree::object_path(&object.checksum, object.kind);
+            let url = format!("{}{path}", delta.repository);
+            if self.store().has_file(&url) {
+                continue;
+            }
             let Some(archived) = object.archived() else {
                 figures::MISMATCHES_UPSTREAM.add(1);
                 log_limited!(warn, "object {} of a delta is another", object.checksum);
                 continue;
             };
-            let path = ostree::object_path(&object.checksum, object.kind);
             let mut headers = Headers::new();
             headers.append("Content-Type", "application/octet-stream");
-            let url = format!("{}{path}", delta.repository);
             match self.store().put_file(&FileMeta { url, status: 200, public, headers }, &archived)
             {
                 Ok(()) => {

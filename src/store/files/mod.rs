@@ -130,6 +130,12 @@ impl Store {
         }
     }
 
+    /// Whether there is a stored answer to `url`, as far as is known without looking at the disk.
+    #[must_use]
+    pub fn has_file(&self, url: &str) -> bool {
+        self.files.index.lock().contains(&FileKey::of(url))
+    }
+
     /// Keeps `body` as the answer to `meta.url`, in place of what was kept for it.
     ///
     /// # Errors
