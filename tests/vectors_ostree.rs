@@ -11,7 +11,9 @@ use std::io;
 use std::path::Path;
 
 use change::try_changed;
+use miniz_oxide::deflate::compress_to_vec;
 use torrent_cache::base::hash::sha256;
+use torrent_cache::base::rng::Rng;
 use torrent_cache::proto::ostree::delta::{
     DeltaError, Superblock, contents, listed_in_index, listed_in_summary,
 };
@@ -286,6 +288,30 @@ fn archived_files_are_known_by_their_names_however_they_are_cut() {
         assert_eq!(check(checksum, &bytewise), Ok(()), "{checksum}");
         assert!(check(Checksum([7; 32]), &[&bytes]).is_err());
         assert!(check(checksum, &[&bytes, b"x"]).is_err(), "something behind it");
+    }
+}
+
+/// Longer than what is unpacked at a time, and packed well, badly and not at all.
+#[test]
+fn a_long_file_is_known_by_its_name() {
+    let mut content = vec![0; 1 << 20];
+    Rng::seeded(1).fill(&mut content);
+    content.extend(b"much the same ".repeat(100_000));
+    let mut header = Vec::new();
+    for number in [0_u32, 0, 0o100_644, 0] {
+        header.extend_from_slice(&number.to_be_bytes());
+    }
+    header.push(0);
+    let hashed = [&[0, 0, 0, 18, 0, 0, 0, 0][..], &header, &[17], &content].concat();
+    let checksum = Checksum(sha256(&hashed));
+    let len = (content.len() as u64).to_be_bytes();
+    for level in [0, 1, 9] {
+        let packed = compress_to_vec(&content, level);
+        let bytes = [&[0, 0, 0, 26, 0, 0, 0, 0][..], &len, &header, &[25], &packed].concat();
+        for part_len in [1000, 32 << 10, 256 << 10, bytes.len()] {
+            let parts: Vec<&[u8]> = bytes.chunks(part_len).collect();
+            assert_eq!(check(checksum, &parts), Ok(()), "level {level}, parts of {part_len}");
+        }
     }
 }
 

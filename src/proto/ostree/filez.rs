@@ -141,9 +141,8 @@ impl FilezCheck {
             self.hasher.update(unpacked);
             match result.status {
                 Ok(MZStatus::StreamEnd) => return bytes.is_empty().then_some(true),
-                // The window may have been too small for what is still inside.
-                Ok(_) if result.bytes_written == content.window.len() => {}
-                Ok(_) if result.bytes_consumed > 0 && !bytes.is_empty() => {}
+                // There may be more inside than the window has room for.
+                Ok(_) if result.bytes_consumed > 0 || result.bytes_written > 0 => {}
                 Ok(_) | Err(MZError::Buf) => return bytes.is_empty().then_some(false),
                 Err(_) => return None,
             }
