@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use torrent_cache::base::hash::Sha1Hash;
@@ -64,9 +65,34 @@ impl Seeder {
             fs::create_dir_all(path.parent().expect("below it")).expect("the folder can be made");
             fs::write(path, bytes).expect("disk has room");
         }
-        let (command, package) = peer(kind, Act::Seed, dir.path(), torrent, tracker);
-        Seeder { _process: Process::spawn(package, command, package), _dir: dir }
+        let start = || {
+            let (command, package) = peer(kind, Act::Seed, dir.path(), torrent, tracker);
+            Process::spawn(package, command, package)
+        };
+        let mut process = start();
+        if kind == Kind::Transmission {
+            // It may look at the torrent between checking and seeding, find it stopped, and end.
+            let mut tries = 1;
+            while !lasts(&mut process) {
+                assert!(tries < 10, "it ends each time: {}", process.output());
+                process = start();
+                tries += 1;
+            }
+        }
+        Seeder { _process: process, _dir: dir }
     }
+}
+
+/// Whether the process still runs a second after it began.
+fn lasts(process: &mut Process) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        if !process.is_running() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
