@@ -26,37 +26,29 @@ use support::rig::torrent_cache::{Program, binary};
 use support::rig::{skopeo, temp_dir, wait_for};
 use support::rounds::{Costs, Side, interleave, median};
 use support::seeded::{self, random_blob};
-use support::table::{Goal, Row, Table, mib, millis, per_second, rate, seconds};
+use support::table::{self, Goal, Row, Table, mib, millis, per_second, rate, seconds};
 
 const NAME: &str = "library/bench:latest";
 
-/// Measures something and adds rows about it.
-type Section = fn(&mut Table);
-
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 13] = [
-        ("cached-plain", cached_plain),
-        ("cached-tls", cached_tls),
-        ("cached-small", cached_small),
-        ("cached-image", cached_image),
-        ("first-pull-image", first_pull_image),
-        ("first-pull-stream", first_pull_stream),
-        ("gigabit-image", |table| first_pull_image_over(table, GIGABIT)),
-        ("gigabit-stream", |table| first_pull_stream_over(table, GIGABIT)),
-        ("fast-image", |table| first_pull_image_over(table, FAST)),
-        ("fast-stream", |table| first_pull_stream_over(table, FAST)),
-        ("first-byte", first_byte),
-        ("warm-swarm", warm_swarm),
-        ("idle", idle),
-    ];
-    let mut table = Table::new("The front");
-    for (name, section) in sections {
-        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
-            section(&mut table);
-        }
-    }
-    table.print();
+    table::run(
+        "The front",
+        &[
+            ("cached-plain", cached_plain),
+            ("cached-tls", cached_tls),
+            ("cached-small", cached_small),
+            ("cached-image", cached_image),
+            ("first-pull-image", first_pull_image),
+            ("first-pull-stream", first_pull_stream),
+            ("gigabit-image", |table| first_pull_image_over(table, GIGABIT)),
+            ("gigabit-stream", |table| first_pull_stream_over(table, GIGABIT)),
+            ("fast-image", |table| first_pull_image_over(table, FAST)),
+            ("fast-stream", |table| first_pull_stream_over(table, FAST)),
+            ("first-byte", first_byte),
+            ("warm-swarm", warm_swarm),
+            ("idle", idle),
+        ],
+    );
 }
 
 /// A certificate and its key, for both servers.

@@ -19,26 +19,18 @@ use support::rig::torrent_cache::Program;
 use support::rig::wait_for;
 use support::rounds::{Side, interleave};
 use support::seeded::random_blob;
-use support::table::{Goal, Row, Table, mib, per_second, seconds, share};
-
-/// Measures something and adds rows about it.
-type Section = fn(&mut Table);
+use support::table::{self, Goal, Row, Table, mib, per_second, seconds, share};
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 4] = [
-        ("delta", delta),
-        ("copies", copies),
-        ("objects-cold", objects_cold),
-        ("objects-warm", objects_warm),
-    ];
-    let mut table = Table::new("OSTree");
-    for (name, section) in sections {
-        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
-            section(&mut table);
-        }
-    }
-    table.print();
+    table::run(
+        "OSTree",
+        &[
+            ("delta", delta),
+            ("copies", copies),
+            ("objects-cold", objects_cold),
+            ("objects-warm", objects_warm),
+        ],
+    );
 }
 
 /// A repository with one branch, `main`, of `files` files of `len` bytes, and the delta to it from

@@ -26,32 +26,24 @@ use load::{Connections, Load};
 use rivals::{Rival, Which};
 use support::cost::{Cost, of_tree, resident};
 use support::rounds::{Side, interleave, median};
-use support::table::{Goal, Row, Table, micros, per_second};
+use support::table::{self, Goal, Row, Table, micros, per_second};
 
 /// A fleet: so many blobs on so many hosts.
 const SWARMS: u32 = 10_000;
 const HOSTS: u16 = 100;
 
-/// Measures something and adds rows about it.
-type Section = fn(&mut Table);
-
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 6] = [
-        ("udp", udp),
-        ("http-keep-alive", |table| http(table, Connections::KeptAlive)),
-        ("http-close", |table| http(table, Connections::OneEach)),
-        ("memory", memory),
-        ("delay", delay),
-        ("forget", forget),
-    ];
-    let mut table = Table::new("The tracker");
-    for (name, section) in sections {
-        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
-            section(&mut table);
-        }
-    }
-    table.print();
+    table::run(
+        "The tracker",
+        &[
+            ("udp", udp),
+            ("http-keep-alive", |table| http(table, Connections::KeptAlive)),
+            ("http-close", |table| http(table, Connections::OneEach)),
+            ("memory", memory),
+            ("delay", delay),
+            ("forget", forget),
+        ],
+    );
 }
 
 /// Answers, by the wall and by the CPU seconds that the tracker spent on them.

@@ -30,30 +30,22 @@ use support::rig::process::Process;
 use support::rig::{free_port, loopback, temp_dir};
 use support::rounds::{Costs, Side, interleave};
 use support::seeded::{Hasty, random_blob};
-use support::table::{Goal, Row, Table, rate, seconds};
+use support::table::{self, Goal, Row, Table, rate, seconds};
 
 const MIB: usize = 1 << 20;
 const ROUNDS: usize = 3;
 
-/// Measures something and adds rows about it.
-type Section = fn(&mut Table);
-
 fn main() {
     host::play_role();
-    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let sections: [(&str, Section); 4] = [
-        ("stream", stream),
-        ("one-large", one_large),
-        ("eight", eight),
-        ("many-small", many_small),
-    ];
-    let mut table = Table::new("The wire");
-    for (name, section) in sections {
-        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
-            section(&mut table);
-        }
-    }
-    table.print();
+    table::run(
+        "The wire",
+        &[
+            ("stream", stream),
+            ("one-large", one_large),
+            ("eight", eight),
+            ("many-small", many_small),
+        ],
+    );
 }
 
 /// Blobs in every shape that somebody wants: in a storage of ours, as plain files, as `.torrent`s.

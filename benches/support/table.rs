@@ -34,6 +34,22 @@ pub struct Table {
     rows: Vec<Row>,
 }
 
+/// A part of a bench, which adds its rows.
+pub type Section = fn(&mut Table);
+
+/// Runs the sections whose names contain a word of the command line, or all if it has none, and
+/// prints the table of their rows.
+pub fn run(title: &'static str, sections: &[(&str, Section)]) {
+    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let mut table = Table::new(title);
+    for (name, section) in sections {
+        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
+            section(&mut table);
+        }
+    }
+    table.print();
+}
+
 impl Row {
     /// Our value beside a peer's: the goal is one for `ours / theirs`.
     pub fn ratio(what: &str, ours: f64, peer: (&str, f64), unit: Unit, goal: Goal) -> Row {
