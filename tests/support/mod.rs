@@ -31,6 +31,16 @@ use tempfile::TempDir;
 /// How long anything local may take on a busy machine before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// One request, as a server logged it after its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub method: String,
+    pub path: String,
+    pub status: u16,
+    /// Bytes of the body that were sent.
+    pub bytes: u64,
+}
+
 /// A folder that is removed on drop.
 pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("torrent-cache-").tempdir().expect("a folder can be made")

@@ -6,17 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::{Answer, get, temp_dir};
-
-/// One request, as the server logged it after its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    pub method: String,
-    pub path: String,
-    pub status: u16,
-    /// Bytes of the body that were sent.
-    pub bytes: u64,
-}
+use super::{Access, Answer, get, temp_dir};
 
 /// A running registry with a storage of its own.
 #[derive(Debug)]

@@ -10,20 +10,10 @@ use tempfile::TempDir;
 
 use super::foreign::program;
 use super::process::Process;
-use super::{free_port, get, loopback, temp_dir, wait_for};
+use super::{Access, free_port, get, loopback, temp_dir, wait_for};
 
 /// What the private part of the site wants: `Authorization: Basic` of `user:secret`.
 pub const AUTHORIZATION: &str = "Basic dXNlcjpzZWNyZXQ=";
-
-/// One request that was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    pub method: String,
-    pub path: String,
-    pub status: u16,
-    /// Bytes of the body.
-    pub bytes: u64,
-}
 
 /// nginx, which serves a folder over HTTP and over TLS; what lies in `private/` wants
 /// [`AUTHORIZATION`].
