@@ -279,6 +279,15 @@ fn a_host_that_fetches_serves_few_until_they_can_pass_it_on() {
     host.hear(peers[0], Message::Have(0));
     host.hear(peers[4], Message::Request(block(0, 0)));
     assert!(!host.did(&no(peers[4])));
+    // Who would not understand is served at once.
+    if let Some(link) = host.swarm.links.get_mut(&peers[0]) {
+        link.ours = false;
+    }
+    host.hear(peers[0], Message::Request(block(0, 0)));
+    assert!(!host.did(&no(peers[0])));
+    if let Some(link) = host.swarm.links.get_mut(&peers[0]) {
+        link.ours = true;
+    }
     // Those who never say that they have it keep nobody waiting for long.
     host.hear(peers[0], Message::Request(block(0, 0)));
     assert!(host.did(&no(peers[0])));
