@@ -9,6 +9,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+# The files lie in one place, whoever builds: one after the other.
+mkdir -p target
+exec {lock}>target/image.lock
+flock "$lock"
+
 packaging/docker/root.sh "$@"
 for target in client tracker; do
   # With BuildKit, a stage that is not used is neither pulled nor run.

@@ -1,9 +1,12 @@
 //! The original's own commands, as its users know them, with a real Docker engine.
 
+use std::process::Command;
+
 use super::host::{Host, NAME};
-use super::program::static_binary;
+use super::program::{BUILD_PATIENCE, root, static_binary};
 use crate::support::image::Image;
 use crate::support::network::{FROM_PEERS, FROM_UPSTREAM};
+use crate::support::process::Process;
 use crate::support::registry::Registry;
 use crate::support::wait_for;
 
@@ -116,4 +119,19 @@ fn the_images_are_small() {
     let etcd: u64 = etcd.lines().map(|line| line.parse::<u64>().expect("a length")).sum();
     assert!(tracker == etcd + program, "tracker: {tracker} bytes, of them {etcd} of etcd");
     host.sh("docker rm tracker");
+}
+
+/// Whoever builds images from this folder at the same time waits for the others.
+#[test]
+fn images_are_built_side_by_side() {
+    let build = || {
+        let mut command = Command::new("make");
+        command.args(["--silent", "--directory"]).arg(root()).arg("image").arg("DOCKER=true");
+        command.arg(format!("BINARY={}", static_binary().display()));
+        Process::spawn("make", command, "make")
+    };
+    for mut process in [(); 8].map(|()| build()) {
+        let status = process.wait(BUILD_PATIENCE);
+        assert!(status.success(), "{}", process.output());
+    }
 }

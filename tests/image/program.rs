@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::process::{Finished, Process};
 
 /// How long the compiler may take on a busy machine.
-const BUILD_PATIENCE: Duration = Duration::from_secs(20 * 60);
+pub const BUILD_PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// The folder of the package.
 pub fn root() -> &'static Path {
