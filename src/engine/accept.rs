@@ -37,10 +37,7 @@ pub(super) fn run(listener: &TcpListener, links: &Arc<Links>, stop: &Stop) {
         match listener.accept() {
             Ok((stream, address)) => {
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                match tcp::tune(&stream) {
-                    Ok(()) => links.accept(stream, address),
-                    Err(error) => log::debug!("peer {address}: {error}"),
-                }
+                links.accept(stream, address);
             }
             Err(_) if stop.is_stopped() => return,
             // The caller was gone already, or descriptors are short: neither ends the listening.

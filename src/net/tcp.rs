@@ -13,7 +13,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long sent bytes may stay unacknowledged: then the other side or the way to it is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Listens on `address`; port 0 takes any free one. `[::]` takes IPv4 as well.
+/// Listens on `address`; port 0 takes any free one. `[::]` takes IPv4 as well. What is accepted is
+/// [`tune`]d: it inherits the options of the listener.
 ///
 /// # Errors
 /// If the address is not ours or its port is taken.
@@ -24,6 +25,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    tune(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -43,10 +45,10 @@ pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream>
 /// and an end when the other side is gone without a word.
 ///
 /// # Errors
-/// If the connection is closed already.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+/// If the kernel refuses.
+fn tune<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+    let socket = socket.into();
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
@@ -71,12 +73,18 @@ mod tests {
     }
 
     #[test]
-    fn the_unspecified_ipv6_address_takes_ipv4_as_well() {
+    fn the_unspecified_ipv6_address_takes_ipv4_as_well_and_all_are_tuned() {
         let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let stream = connect((Ipv4Addr::LOCALHOST, port).into(), PATIENCE).unwrap();
-        assert!(stream.nodelay().unwrap());
-        let (_, peer) = listener.accept().unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        for end in [&stream, &accepted] {
+            let socket = SockRef::from(end);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        }
         assert_eq!(peer.ip().to_canonical(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
 

@@ -1,7 +1,6 @@
 //! The accept thread. Nothing but a stop ends it.
 
 use std::fs::File;
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use std::time::Duration;
 use crate::base::figures;
 use crate::log_limited;
 use crate::net::serve::Shared;
-use crate::net::tcp;
 
 /// How long to wait when the system has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -30,8 +28,8 @@ pub(super) fn run(shared: &Arc<Shared>, listener: &TcpListener) {
                         let _ = shared.stop.wait_for(PAUSE);
                     }
                 }
-                // The client was gone before it was accepted.
-                Some(libc::ECONNABORTED | libc::EPROTO | libc::EINTR) => {}
+                // Nobody came for a while, or the client was gone before it was accepted.
+                Some(libc::EAGAIN | libc::ECONNABORTED | libc::EPROTO | libc::EINTR) => {}
                 _ => {
                     log_limited!(warn, "a connection cannot be accepted: {error}");
                     let _ = shared.stop.wait_for(PAUSE);
@@ -62,10 +60,6 @@ fn shed(shared: &Arc<Shared>, listener: &TcpListener, reserve: &mut Option<File>
 }
 
 fn take(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    if let Err(error) = prepare(shared, &socket) {
-        log::debug!("connection of {peer} was gone at once: {error}");
-        return;
-    }
     if shared.is_full() {
         shared.evict();
     }
@@ -73,10 +67,4 @@ fn take(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
         Some(conn) => shared.park(conn),
         None => log_limited!(warn, "connection of {peer} refused: too many"),
     }
-}
-
-fn prepare(shared: &Shared, socket: &TcpStream) -> io::Result<()> {
-    tcp::tune(socket)?;
-    socket.set_write_timeout(Some(shared.write))?;
-    socket.set_read_timeout(Some(crate::limits::HTTP_READ))
 }
