@@ -14,7 +14,7 @@ use crate::base::stop::Stop;
 use crate::base::sys;
 use crate::base::thread::{self, Role};
 use crate::catalog::{Catalog, CatalogConfig};
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::fetch::{Fetcher, Parts, Policy};
 use crate::http::Front;
 use crate::http::registries::Registries;
@@ -69,6 +69,12 @@ pub const OPTIONS: &[Opt] = &[
     Opt::new("ETCD_CA", "FILE", "", "PEM file of the authority that signed etcd's certificate."),
     Opt::new("TORRENT_FIRST_PORT", "PORT", "6881", "First port to try for peers."),
     Opt::new("TORRENT_LAST_PORT", "PORT", "6891", "Last port to try for peers."),
+    Opt::new(
+        "TORRENT_INTERFACE",
+        "ADDRESS",
+        "",
+        "Address to listen on for peers; empty: that of INTERFACE.",
+    ),
     Opt::new(
         "ADVERTISE",
         "ADDRESS",
@@ -223,7 +229,7 @@ impl Settings {
             privatekey: values.path("PRIVATEKEY").unwrap_or_default(),
             roots: roots(values, "CA")?,
             catalog: catalog(values)?,
-            engine: engine(values, interface)?,
+            engine: engine(values, values.get("TORRENT_INTERFACE")?.unwrap_or(interface))?,
             store: StoreConfig {
                 root: values.path("STORAGE").unwrap_or_default(),
                 max: values.get("STORAGE_MAX")?.unwrap_or(Max::None),
@@ -380,7 +386,7 @@ impl Client {
     fn start(values: &Values, settings: Settings, stop: &Stop) -> Result<Client, Failure> {
         let usage = |name: &str, error: &dyn fmt::Display| Failure::from(values.bad(name, error));
         let front = tcp::bind(settings.front)
-            .map_err(|error| usage(address_option(&error, "PORT"), &error))?;
+            .map_err(|error| usage(address_option(&error, "INTERFACE", "PORT"), &error))?;
         let admin = tcp::bind(settings.admin).map_err(|error| usage("ADMIN", &error))?;
         let tls = match settings.plain_only {
             true => None,
@@ -397,7 +403,7 @@ impl Client {
         let upstream = Arc::new(upstream);
         let store = Store::open(settings.store).map_err(|error| usage("STORAGE", &error))?;
         let engine = Engine::start(settings.engine, Arc::clone(&store))
-            .map_err(|error| usage("TORRENT_FIRST_PORT", &error))?;
+            .map_err(|error| usage(engine_option(&error), &error))?;
         let engine = Arc::new(engine);
         let catalog = Arc::new(Catalog::start(settings.catalog).map_err(broken)?);
         let parts = Parts {
@@ -456,9 +462,18 @@ impl fmt::Display for Client {
     }
 }
 
-/// An address that is not ours is the fault of `INTERFACE`, anything else of the port.
-fn address_option(error: &io::Error, port: &'static str) -> &'static str {
-    if error.kind() == io::ErrorKind::AddrNotAvailable { "INTERFACE" } else { port }
+/// An address that is not ours is the fault of the option for it, anything else of the port's.
+fn address_option(error: &io::Error, interface: &'static str, port: &'static str) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrNotAvailable { interface } else { port }
+}
+
+/// Which option the engine cannot start with. The address of `INTERFACE` is in use by then.
+fn engine_option(error: &EngineError) -> &'static str {
+    const PORT: &str = "TORRENT_FIRST_PORT";
+    match error {
+        EngineError::Ports { error, .. } => address_option(error, "TORRENT_INTERFACE", PORT),
+        EngineError::Thread(_) => PORT,
+    }
 }
 
 /// Which of the two options of the pair is at fault.
@@ -578,6 +593,7 @@ mod tests {
             ("UPLOAD_MAX", "50%"),
             ("DOWNLOAD_MAX", "100"),
             ("TORRENT_LAST_PORT", "1"),
+            ("TORRENT_INTERFACE", "eth0"),
             ("ADVERTISE", "here"),
             ("OFFLINE", "maybe"),
             ("OSTREE_REPOS", "/nowhere"),

@@ -3,7 +3,7 @@
 //! The tracker's own options are held to this in `tests/tracker.rs`.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::support::process::{Finished, Process};
@@ -54,6 +54,7 @@ fn bad_values_are_named() {
         ("ETCD_USER", "me"),
         ("ETCD_CA", "/no/such/file"),
         ("TORRENT_FIRST_PORT", "-1"),
+        ("TORRENT_INTERFACE", "192.0.2.1"),
         ("ADVERTISE", "here"),
         ("STORAGE", "/dev/null"),
         ("STORAGE", "/proc/no-such-folder"),
@@ -86,6 +87,17 @@ fn a_taken_port_is_named() {
     assert_named(&[("PORT", port)]);
     assert_named(&[("ADMIN", &address)]);
     assert_named(&[("TORRENT_FIRST_PORT", port), ("TORRENT_LAST_PORT", port)]);
+}
+
+#[test]
+fn peers_and_clients_may_have_an_interface_each() {
+    let client = Program::client("client", &[("TORRENT_INTERFACE", "127.0.0.2")]);
+    let listens = |address: &str, port: &str| {
+        TcpStream::connect((address, client.option(port).parse().expect("a port"))).is_ok()
+    };
+    assert!(listens("127.0.0.1", "PORT") && !listens("127.0.0.2", "PORT"));
+    let peers = "TORRENT_FIRST_PORT";
+    assert!(listens("127.0.0.2", peers) && !listens("127.0.0.1", peers));
 }
 
 #[test]

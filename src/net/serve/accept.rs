@@ -60,9 +60,6 @@ fn shed(shared: &Arc<Shared>, listener: &TcpListener, reserve: &mut Option<File>
 }
 
 fn take(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    if shared.is_full() {
-        shared.evict();
-    }
     match shared.admit(socket, peer) {
         Some(conn) => shared.park(conn),
         None => log_limited!(warn, "connection of {peer} refused: too many"),

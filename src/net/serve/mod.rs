@@ -329,11 +329,17 @@ impl Shared {
         }
     }
 
-    /// Takes a new connection in, unless that breaks a limit.
+    /// Takes a new connection in, unless that breaks a limit. If there are too many, the one closest
+    /// to its deadline makes room.
     fn admit(self: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Option<Conn> {
         let address = peer.ip().to_canonical();
         let socket = Arc::new(socket);
         let mut state = self.state.lock();
+        if state.open.len() >= self.connections_max {
+            drop(state);
+            self.evict();
+            state = self.state.lock();
+        }
         if self.stop.is_stopped() {
             return None;
         }
@@ -350,9 +356,5 @@ impl Shared {
         let _counted = figures::HTTP_CONNECTIONS.hold();
         let slot = Slot { shared: Arc::clone(self), id, address, _counted };
         Some(Conn::new(slot, socket, peer, Time::now() + self.idle))
-    }
-
-    fn is_full(&self) -> bool {
-        self.state.lock().open.len() >= self.connections_max
     }
 }
