@@ -329,8 +329,8 @@ impl Shared {
         }
     }
 
-    /// Takes a new connection in, unless that breaks a limit. If there are too many, the one closest
-    /// to its deadline makes room.
+    /// Takes a new connection in, unless that breaks a limit. If there are too many, the parked one
+    /// closest to its deadline makes room.
     fn admit(self: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Option<Conn> {
         let address = peer.ip().to_canonical();
         let socket = Arc::new(socket);
