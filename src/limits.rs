@@ -148,14 +148,15 @@ pub const PEER_HANDSHAKE: Duration = Duration::from_secs(5);
 pub const LINKS_PER_SWARM_MAX: usize = 50;
 /// Links of the process.
 pub const LINKS_MAX: usize = 500;
-/// Requests of one peer that wait for us (`reqq` of BEP 10); a request beyond is rejected.
+/// Requests of one peer that wait for us (`reqq` of BEP 10); when full, the peer is not read until
+/// one is answered. Some clients ask for thousands at once, whatever they are told.
 pub const PEER_REQUESTS_MAX: usize = 500;
 /// Addresses remembered for one swarm; when full, new ones are dropped.
 pub const CANDIDATES_MAX: usize = 400;
 /// Events waiting for the engine; when full, the reader threads wait and TCP holds the peers back.
 pub const ENGINE_INBOX_MAX: usize = 1024;
-/// Messages waiting for one link's writer; when full, the peer does not read and the link is
-/// closed.
+/// Messages waiting for one link's writer: all answers, and as many messages of our own. When full,
+/// the peer does not read and the link is closed.
 pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;
 /// Bytes of pieces that are in flight, collected or waiting to be written; when full, no block is
 /// asked for.

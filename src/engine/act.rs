@@ -9,7 +9,7 @@ use crate::base::mailbox::Refused;
 use crate::engine::announce::Report;
 use crate::engine::disk::{Job, Piece};
 use crate::engine::inbox::MemberId;
-use crate::engine::member::{Clogged, Role};
+use crate::engine::member::{Clogged, Link, Role};
 use crate::engine::peer_io::Outgoing;
 use crate::engine::run::{Run, Turn};
 use crate::limits::PEER_REQUESTS_MAX;
@@ -25,6 +25,7 @@ impl Run {
         match action {
             Action::Send { link, message } => self.send(link, Outgoing::Message(message)),
             Action::SendBlock { link, block } => self.send_block(id, link, block),
+            Action::Refuse { link, block } => self.tell(link, |open| open.refuse(block)),
             Action::Keep { block } => self.keep(id, now, block, turn),
             Action::Drop => {
                 if let Some((_, body)) = turn.body.take() {
@@ -60,8 +61,13 @@ impl Run {
     }
 
     fn send(&mut self, link: LinkId, outgoing: Outgoing) {
+        self.tell(link, |open| open.send(outgoing));
+    }
+
+    /// Queues something for a link; one that takes no more is let go.
+    fn tell(&mut self, link: LinkId, tell: impl FnOnce(&mut Link) -> Result<(), Clogged>) {
         let Some(open) = self.open.get_mut(&link) else { return };
-        if let Err(Clogged) = open.send(outgoing) {
+        if let Err(Clogged) = tell(open) {
             log::debug!("peer {}: it does not read", open.address);
             figures::LINKS_FAILED_THEIRS.add(1);
             let id = open.member;

@@ -14,6 +14,7 @@ use crate::base::mailbox::Sender;
 use crate::base::ranked::Ranked;
 use crate::engine::announce::Answer;
 use crate::engine::membership::Progress;
+use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Credit, Outgoing};
 use crate::engine::pool::Buffer;
 use crate::engine::status::SwarmStatus;
@@ -106,6 +107,8 @@ pub(super) struct NewLink {
     pub(super) outgoing: Sender<Outgoing>,
     /// How many bytes of blocks the peer may send.
     pub(super) credit: Arc<Credit>,
+    /// How many of its requests wait for an answer.
+    pub(super) owed: Arc<Owed>,
     /// The whole blob that an incoming link asks for, if nobody fetches it.
     pub(super) seed: Option<Seed>,
 }

@@ -23,7 +23,8 @@ use crate::base::thread::{self, Handle, Role};
 use crate::engine::EngineConfig;
 use crate::engine::inbox::{Event, LinkEnd, MemberId, NewLink, Seed};
 use crate::engine::limit::Limit;
-use crate::engine::peer_io::{self, Credit, Source};
+use crate::engine::owed::Owed;
+use crate::engine::peer_io::{self, Credit, Source, Target};
 use crate::engine::pool::Pool;
 use crate::limits::{
     BANNED_MAX, HANDSHAKES_MAX, LINKS_MAX, PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE,
@@ -248,12 +249,13 @@ impl Links {
         greeting: Greeting,
     ) {
         let (outgoing, queue) = mailbox(WRITER_QUEUE_MAX);
-        let credit = Arc::new(Credit::default());
+        let (credit, owed) = (Arc::new(Credit::default()), Arc::new(Owed::new()));
         let writer = {
             let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
-            let id = open.id;
+            let (id, owed) = (open.id, Arc::clone(&owed));
             self.spawn("peer-write", move || {
-                peer_io::write_link(id, &stream, &queue, &links.inbox, &links.up);
+                let target = Target { stream: &stream, owed: &owed, limit: &links.up };
+                peer_io::write_link(id, &target, &queue, &links.inbox);
             })
         };
         if !writer || open.stream.set_read_timeout(Some(PEER_IDLE)).is_err() {
@@ -267,6 +269,7 @@ impl Links {
             stream: Arc::clone(&open.stream),
             outgoing,
             credit: Arc::clone(&credit),
+            owed: Arc::clone(&owed),
             seed: greeting.seed,
         };
         if self.inbox.send(Event::LinkUp(Box::new(link))).is_err() {
@@ -275,7 +278,8 @@ impl Links {
         drop(slot);
         let mut farewell = Farewell { links: self, id: open.id, end: LinkEnd::Panicked };
         let id = open.id;
-        let source = Source { stream: &open.stream, credit: &credit, limit: &self.down };
+        let stream = &*open.stream;
+        let source = Source { stream, credit: &credit, owed: &owed, limit: &self.down };
         farewell.end = peer_io::read_link(id, &source, &self.pool, &self.inbox);
     }
 

@@ -12,10 +12,11 @@ use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
 use crate::engine::inbox::{MemberId, NewLink};
 use crate::engine::membership::Progress;
+use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Bytes, Credit, Outgoing};
 use crate::engine::status::LinkStatus;
 use crate::proto::metainfo::Metainfo;
-use crate::proto::peer::{Message, PeerId};
+use crate::proto::peer::{Message, PeerId, RawBlock};
 use crate::store::{Blob, Partial};
 use crate::swarm::{LinkId, Swarm};
 
@@ -85,6 +86,9 @@ pub(super) struct Link {
     stream: Arc<TcpStream>,
     outgoing: Sender<Outgoing>,
     credit: Arc<Credit>,
+    owed: Arc<Owed>,
+    /// Whether it can be told no (BEP 6).
+    fast: bool,
     _counted: Held,
 }
 
@@ -104,6 +108,8 @@ impl Link {
             stream: new.stream,
             outgoing: new.outgoing,
             credit: new.credit,
+            owed: new.owed,
+            fast: new.theirs.supports_fast(),
             _counted: counted,
         }
     }
@@ -120,6 +126,15 @@ impl Link {
             // The writer has ended: the reader is about to tell why.
             Ok(()) | Err(Refused::Closed(_)) => Ok(()),
         }
+    }
+
+    /// Answers a request with no, if there is a way to say it.
+    pub(super) fn refuse(&mut self, block: RawBlock) -> Result<(), Clogged> {
+        if self.fast {
+            return self.send(Outgoing::Message(Message::Reject(block)));
+        }
+        self.owed.answered(1);
+        Ok(())
     }
 
     pub(super) fn status(&self) -> LinkStatus {

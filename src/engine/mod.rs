@@ -24,6 +24,7 @@ mod limit;
 mod links;
 mod member;
 mod membership;
+mod owed;
 mod peer_io;
 mod pool;
 mod run;

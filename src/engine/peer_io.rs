@@ -4,7 +4,8 @@
 //! which they wait for their piece. The writer takes messages from the engine and reads the blocks
 //! that it sends from the file itself: they do not pass through the engine.
 //!
-//! **Invariant:** a peer makes us hold no more bytes of blocks than it was asked for ([`Credit`]).
+//! **Invariant:** a peer makes us hold no more bytes of blocks than it was asked for ([`Credit`]),
+//! and no more requests than it may ask at once ([`Owed`]).
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,6 +16,7 @@ use crate::base::figures;
 use crate::base::mailbox::{Nothing, Receiver, Sender};
 use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
+use crate::engine::owed::Owed;
 use crate::engine::pool::Pool;
 use crate::limits::{LINK_BYTES_ASKED_MAX, PEER_KEEP_ALIVE};
 use crate::proto::ext::ExtHandshake;
@@ -86,7 +88,19 @@ pub(super) struct Source<'a> {
     pub(super) stream: &'a TcpStream,
     /// What the peer may send.
     pub(super) credit: &'a Credit,
+    /// What it may ask for.
+    pub(super) owed: &'a Owed,
     /// How fast it is read.
+    pub(super) limit: &'a Limit,
+}
+
+/// Where the bytes of a link go, and what bounds them.
+pub(super) struct Target<'a> {
+    /// The connection.
+    pub(super) stream: &'a TcpStream,
+    /// What was asked for and not answered.
+    pub(super) owed: &'a Owed,
+    /// How fast it is written.
     pub(super) limit: &'a Limit,
 }
 
@@ -130,6 +144,9 @@ pub(super) fn read_link(
             }
             // We offer no extension whose messages they could be.
             Ok(Frame::Message(Message::Extended { .. })) => continue,
+            Ok(Frame::Message(Message::Request(_))) if !source.owed.add() => {
+                return LinkEnd::Closed;
+            }
             Ok(Frame::Message(message)) => Event::Message(link, message),
             Err(end) => return end,
         };
@@ -237,35 +254,48 @@ fn read_some(source: &mut impl Read, parts: &mut [IoSliceMut<'_>]) -> Result<usi
 /// file cannot be read. Then the connection is shut, and the reader ends as well.
 pub(super) fn write_link(
     link: LinkId,
-    stream: &TcpStream,
+    target: &Target<'_>,
     queue: &Receiver<Outgoing>,
     inbox: &Sender<Event>,
-    limit: &Limit,
 ) {
-    if let Err(error) = write_all(link, stream, queue, inbox, limit) {
+    let _end = End(target);
+    if let Err(error) = write_all(link, target, queue, inbox) {
         // A failure of the connection itself is the reader's to tell.
         let _ = inbox.send(Event::LinkDown(link, LinkEnd::File(error)));
     }
-    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Ends the reader when the writer ends, also if it panics.
+struct End<'a>(&'a Target<'a>);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.stream.shutdown(Shutdown::Both);
+        self.0.owed.close();
+    }
 }
 
 /// # Errors
 /// If the file cannot be read.
 fn write_all(
     link: LinkId,
-    mut stream: &TcpStream,
+    target: &Target<'_>,
     queue: &Receiver<Outgoing>,
     inbox: &Sender<Event>,
-    limit: &Limit,
 ) -> Result<(), StoreError> {
+    let Target { mut stream, owed, limit } = *target;
     let gathered_len = WRITE_LEN.min(limit.part_len());
     let mut out = Vec::with_capacity(READ_LEN);
     let mut blocks = Vec::new();
     loop {
+        let mut refusals = 0;
         let mut next = queue.recv_for(PEER_KEEP_ALIVE);
         loop {
             match next {
-                Ok(Outgoing::Message(message)) => message.encode(&mut out),
+                Ok(Outgoing::Message(message)) => {
+                    refusals += usize::from(matches!(message, Message::Reject(_)));
+                    message.encode(&mut out);
+                }
                 Ok(Outgoing::Block { block, offset, bytes }) => {
                     append_block(&mut out, block, offset, &bytes)?;
                     blocks.push(block);
@@ -289,6 +319,7 @@ fn write_all(
             }
         }
         out.clear();
+        owed.answered(refusals + blocks.len());
         for block in blocks.drain(..) {
             figures::BYTES_TO_PEERS.add(u64::from(block.len()));
             if inbox.send(Event::BlockSent(link, block)).is_err() {

@@ -200,6 +200,15 @@ pub enum Action {
         /// Which.
         block: Block,
     },
+    /// Say no to a request: it will not be answered with a block. Without the fast extension (BEP
+    /// 6) there is no way to say it. Every request on a link that stays open has one answer: this
+    /// or [`Action::SendBlock`].
+    Refuse {
+        /// On which link.
+        link: LinkId,
+        /// What was asked for.
+        block: RawBlock,
+    },
     /// Hold the bytes of [`Input::Block`] until the piece is verified or discarded.
     Keep {
         /// The same block, checked.

@@ -265,16 +265,14 @@ fn a_host_that_fetches_serves_few_until_they_can_pass_it_on() {
             link
         })
         .collect();
-    let no = |link| Action::Send { link, message: Message::Reject(block(0, 0)) };
+    let no = |link| Action::Refuse { link, block: block(0, 0) };
     for link in &peers {
         host.hear(*link, Message::Request(block(0, 0)));
         assert_eq!(host.did(&no(*link)), *link == peers[4], "{link:?}");
     }
     // Who has begun may go on.
     host.hear(peers[3], Message::Request(block(0, BLOCK_LEN)));
-    assert!(
-        !host.did(&Action::Send { link: peers[3], message: Message::Reject(block(0, BLOCK_LEN)) })
-    );
+    assert!(!host.did(&Action::Refuse { link: peers[3], block: block(0, BLOCK_LEN) }));
     // One has the piece now: the next has its turn.
     host.hear(peers[0], Message::Have(0));
     host.hear(peers[4], Message::Request(block(0, 0)));
@@ -494,7 +492,7 @@ fn only_stored_blocks_are_sent_and_only_to_the_served() {
         let block = geometry.block(raw.piece, raw.begin, raw.len).unwrap();
         Action::SendBlock { link, block }
     };
-    let refused = |link, raw| Action::Send { link, message: Message::Reject(raw) };
+    let refused = |link, block| Action::Refuse { link, block };
     let asked = block(1, 0);
     assert_eq!(host.hear(served, Message::Request(asked)), [sent(served, asked)]);
     assert_eq!(host.hear(waiting, Message::Request(asked)), [refused(waiting, asked)]);
@@ -516,7 +514,7 @@ fn a_writer_is_given_little_at_a_time_and_cancels_reach_the_rest() {
         sent += usize::from(matches!(actions, [Action::SendBlock { .. }]));
     }
     assert_eq!(sent, 64, "1 MiB");
-    let full = Action::Send { link, message: Message::Reject(block(10, 0)) };
+    let full = Action::Refuse { link, block: block(10, 0) };
     assert_eq!(host.hear(link, Message::Request(block(10, 0))), [full], "the queue is bounded");
     let next = block(64 % 60, 0);
     assert_eq!(host.hear(link, Message::Cancel(next)).len(), 1);

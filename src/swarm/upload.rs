@@ -16,10 +16,6 @@ use crate::swarm::swarm::Swarm;
 /// needs more. One block is always given.
 const SENDING_MAX: u64 = BLOCK_LEN_MAX as u64;
 
-fn reject(link: LinkId, block: RawBlock) -> Action {
-    Action::Send { link, message: Message::Reject(block) }
-}
-
 fn raw(block: Block) -> RawBlock {
     RawBlock { piece: block.piece().get(), begin: block.begin(), len: block.len() }
 }
@@ -55,10 +51,7 @@ impl Swarm {
         let is_busy = self.is_busy_for(id, now);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         if link.we_choke || !stored || is_busy || link.uploads.len() >= PEER_REQUESTS_MAX {
-            // Without the fast extension there is no way to say no.
-            if link.fast {
-                out.push(reject(id, asked));
-            }
+            out.push(Action::Refuse { link: id, block: asked });
             return Ok(());
         }
         link.uploads.push_back(block);
@@ -79,10 +72,8 @@ impl Swarm {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         if let Some(at) = link.uploads.iter().position(|waiting| *waiting == block) {
             link.uploads.remove(at);
-            if link.fast {
-                // Every request is answered, cancelled ones too (BEP 6).
-                out.push(reject(id, asked));
-            }
+            // Every request is answered, cancelled ones too (BEP 6).
+            out.push(Action::Refuse { link: id, block: asked });
         }
         Ok(())
     }
@@ -153,10 +144,8 @@ impl Swarm {
             } else if !serve && !link.we_choke {
                 (link.we_choke, link.turn_since) = (true, now);
                 out.push(Action::Send { link: id, message: Message::Choke });
-                let dropped = std::mem::take(&mut link.uploads);
-                if link.fast {
-                    out.extend(dropped.into_iter().map(|block| reject(id, raw(block))));
-                }
+                let dropped = std::mem::take(&mut link.uploads).into_iter();
+                out.extend(dropped.map(|block| Action::Refuse { link: id, block: raw(block) }));
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Peers that take more than their share of connections, threads, memory and reads of the disk.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
 
 use torrent_cache::limits::{
     BLOCK_LEN, HANDSHAKES_MAX, LINKS_PER_SWARM_MAX, PEER_HANDSHAKE, PEER_REQUESTS_MAX,
@@ -133,4 +134,46 @@ fn a_peer_that_asks_and_never_reads_costs_what_the_kernel_holds() {
     assert_greets_others(&targets, &metainfo);
     targets.assert_serves_others();
     assert_eq!(targets.client.metric("torrent_cache_thread_panics_total"), 0);
+}
+
+/// Blocks are long and hold a peer up by themselves; a no is short. So it is all noes.
+#[test]
+fn however_many_requests_come_at_once_each_is_answered() {
+    // Of the answers, the kernel holds half.
+    const COUNT: usize = 400_000;
+    let blob = Blob::new(random(133, 300_000));
+    let mut targets = Targets::start(Some(blob.clone()));
+    let metainfo = seed(&targets, &blob);
+    let before = resident_kib(&mut targets.client);
+    let stream = greeted(&targets, &metainfo, 2);
+    // It said that it wants nothing, so it is refused everything.
+    let block = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN };
+    let (mut request, mut no) = (Vec::new(), Vec::new());
+    Message::Request(block).encode(&mut request);
+    Message::Reject(block).encode(&mut no);
+    let requests = request.repeat(COUNT);
+    stream.set_write_timeout(Some(Duration::from_secs(2))).expect("it is no zero");
+    let mut taken = 0;
+    while taken < requests.len()
+        && let Ok(count) = (&stream).write(&requests[taken..])
+    {
+        taken += count;
+    }
+    let more_kib = resident_kib(&mut targets.client).saturating_sub(before);
+    assert!(more_kib <= 16 << 10, "{more_kib} KiB");
+    stream.set_write_timeout(Some(PATIENCE)).expect("it is no zero");
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&stream).write_all(&requests[taken..]).expect("it is read on"));
+        let mut answers = BufReader::new(&stream);
+        // The handshakes and what it has come first.
+        while !answers.fill_buf().expect("it stays open").starts_with(&no) {
+            answers.consume(1);
+        }
+        let mut answer = vec![0; no.len()];
+        for number in 0..COUNT {
+            answers.read_exact(&mut answer).expect("it stays open");
+            assert!(answer == no, "answer {number}: {answer:?}");
+        }
+    });
+    targets.assert_serves_others();
 }

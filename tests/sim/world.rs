@@ -293,6 +293,7 @@ impl World {
     fn act(&mut self, n: usize, action: Action) {
         match action {
             Action::Send { link, message } => self.say(n, link, message),
+            Action::Refuse { link, block } => self.say(n, link, Message::Reject(block)),
             Action::SendBlock { link, block } => match self.hosts[n].plan.manner {
                 Manner::Withholds => {}
                 Manner::Drips => self.at(self.now + DRIP, Event::Drip(link, block)),

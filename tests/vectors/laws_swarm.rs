@@ -75,6 +75,8 @@ pub struct Model {
     next_link: u64,
     pub links: BTreeSet<LinkId>,
     requested: Vec<(LinkId, RawBlock)>,
+    /// Requests of peers that were not answered.
+    owed: Vec<(LinkId, RawBlock)>,
     verifying: Vec<PieceIndex>,
     sending: Vec<(LinkId, Block)>,
     dialling: Vec<SocketAddr>,
@@ -105,6 +107,7 @@ impl Model {
             next_link: 0,
             links: BTreeSet::new(),
             requested: Vec::new(),
+            owed: Vec::new(),
             verifying: Vec::new(),
             sending: Vec::new(),
             dialling: Vec::new(),
@@ -178,6 +181,7 @@ impl Model {
             0 | 1 => self.link_up(),
             2 => {
                 self.links.remove(&link);
+                self.owed.retain(|(of, _)| *of != link);
                 Input::LinkDown { link }
             }
             3 => {
@@ -235,6 +239,11 @@ impl Model {
         if let Input::Corrupt { piece } = input {
             self.held.remove(&piece);
         }
+        if let Input::Message { link, message: Message::Request(block) } = input
+            && self.links.contains(&link)
+        {
+            self.owed.push((link, block));
+        }
         let mut out = Vec::new();
         self.swarm.handle(self.now, input, &mut out);
         self.swarm.check_invariants();
@@ -259,7 +268,10 @@ impl Model {
                 assert!(self.links.contains(&link));
                 assert!(self.swarm.have().contains(block.piece()), "not stored");
                 self.sending.push((link, block));
+                let (piece, begin, len) = (block.piece().get(), block.begin(), block.len());
+                self.answered(link, RawBlock { piece, begin, len });
             }
+            Action::Refuse { link, block } => self.answered(link, block),
             Action::Keep { block } => drop(self.held.insert(block.piece()).then_some(())),
             Action::Verify { piece } => {
                 assert!(self.held.contains(&piece), "nothing held to verify");
@@ -271,10 +283,17 @@ impl Model {
             Action::Close { link, .. } => {
                 assert!(self.links.remove(&link), "closed twice");
                 self.requested.retain(|(of, _)| *of != link);
+                self.owed.retain(|(of, _)| *of != link);
             }
             Action::Dial { address } => self.dialling.push(address),
             Action::Claimed { span } => self.claimed.extend(span),
             Action::Drop | Action::Ban { .. } | Action::Announce { .. } | Action::Complete => {}
         }
+    }
+
+    /// Each request is answered once.
+    fn answered(&mut self, link: LinkId, block: RawBlock) {
+        let asked = self.owed.iter().position(|owed| *owed == (link, block));
+        self.owed.swap_remove(asked.expect("an answer to no request"));
     }
 }
