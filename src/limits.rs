@@ -148,6 +148,8 @@ pub const PEER_HANDSHAKE: Duration = Duration::from_secs(5);
 pub const LINKS_PER_SWARM_MAX: usize = 50;
 /// Links of the process.
 pub const LINKS_MAX: usize = 500;
+/// Links with one address, on which many hosts may stand: it leaves as many for the others.
+pub const LINKS_PER_ADDRESS_MAX: usize = LINKS_MAX / 2;
 /// Requests of one peer that wait for us (`reqq` of BEP 10); when full, the peer is not read until
 /// one is answered. Some clients ask for thousands at once, whatever they are told.
 pub const PEER_REQUESTS_MAX: usize = 500;
@@ -172,6 +174,9 @@ const _: () = assert!(PEER_KEEP_ALIVE.as_secs() < PEER_IDLE.as_secs());
 /// Connections to peers that are being made, in either direction; when full, callers are turned
 /// away and candidates wait.
 pub const HANDSHAKES_MAX: usize = 128;
+/// Of these, callers from one address: one that calls and says nothing leaves room for the others.
+/// A handshake takes milliseconds; who is turned away calls again.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
 /// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept.
 /// As much as all links together, or an honest peer's blocks would be lost.
 pub const LINK_BYTES_ASKED_MAX: u64 = PIECE_BYTES_IN_FLIGHT_MAX;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::base::blame::Blame;
 use crate::base::hash::Sha1Hash;
+use crate::base::lean_mailbox::LeanSender;
 use crate::base::mailbox::Sender;
 use crate::base::ranked::Ranked;
 use crate::engine::announce::Answer;
@@ -104,7 +105,7 @@ pub(super) struct NewLink {
     /// To end it at once.
     pub(super) stream: Arc<TcpStream>,
     /// What its writer thread is to send.
-    pub(super) outgoing: Sender<Outgoing>,
+    pub(super) outgoing: LeanSender<Outgoing>,
     /// How many bytes of blocks the peer may send.
     pub(super) credit: Arc<Credit>,
     /// How many of its requests wait for an answer.

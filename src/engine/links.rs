@@ -6,6 +6,7 @@
 //! **Invariant:** every connection's socket and every thread stands in the table until it has
 //! ended, so that [`Links::close`] reaches all of them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -16,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::base::address::{self, Network};
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
-use crate::base::mailbox::{Sender, mailbox};
+use crate::base::lean_mailbox::lean_mailbox;
+use crate::base::mailbox::Sender;
 use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::stop::Stop;
 use crate::base::thread::{self, Handle, Role};
@@ -27,8 +29,8 @@ use crate::engine::owed::Owed;
 use crate::engine::peer_io::{self, Credit, Source, Target};
 use crate::engine::pool::Pool;
 use crate::limits::{
-    BANNED_MAX, HANDSHAKES_MAX, LINKS_MAX, PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE,
-    WRITER_QUEUE_MAX,
+    BANNED_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX,
+    PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE, WRITER_QUEUE_MAX,
 };
 use crate::log_limited;
 use crate::net::tcp;
@@ -57,12 +59,14 @@ pub(super) struct Links {
 
 #[derive(Default)]
 struct Table {
-    open: BTreeMap<LinkId, Arc<TcpStream>>,
+    open: BTreeMap<LinkId, (Arc<TcpStream>, IpAddr)>,
     threads: Vec<Handle>,
     /// Threads whose body has not ended.
     running: usize,
     /// Connections that are being made, in either direction.
     handshakes: usize,
+    /// How many of them each address has made that calls us.
+    callers: HashMap<IpAddr, usize>,
     /// The swarms that the engine is in, besides those of whole blobs.
     joined: HashMap<Sha1Hash, MemberId>,
     /// Oldest first.
@@ -90,6 +94,17 @@ struct Greeting {
     theirs: Handshake,
     /// The whole blob that the peer asks for, if we are not fetching it.
     seed: Option<Seed>,
+}
+
+impl Table {
+    /// Whether another connection may be made, by `caller` if it is not by us.
+    fn has_room(&self, caller: Option<IpAddr>) -> bool {
+        let room = self.handshakes < HANDSHAKES_MAX && self.open.len() < LINKS_MAX;
+        let Some(caller) = caller.filter(|_| room) else { return room };
+        let calls = self.callers.get(&caller).copied().unwrap_or(0);
+        let links = self.open.values().filter(|(_, address)| *address == caller).count();
+        calls < HANDSHAKES_PER_ADDRESS_MAX && links < LINKS_PER_ADDRESS_MAX
+    }
 }
 
 impl Links {
@@ -140,6 +155,9 @@ impl Links {
 
     fn ban(&self, banned: Banned) {
         let mut table = self.table.lock();
+        if table.banned.contains(&banned) {
+            return;
+        }
         if table.banned.len() >= BANNED_MAX {
             table.banned.pop_front();
         }
@@ -163,8 +181,8 @@ impl Links {
             return;
         }
         let links = Arc::clone(self);
-        let started = self.spawn_handshake("peer-in", move |slot| {
-            let Some(open) = links.enter(stream) else { return };
+        let started = self.spawn_handshake("peer-in", Some(address.ip()), move |slot| {
+            let Some(open) = links.enter(stream, address.ip()) else { return };
             match links.greet_caller(&open.stream) {
                 Ok(greeting) => links.serve(&open, slot, address, true, greeting),
                 Err(error) => log::debug!("peer {address}: handshake: {error}"),
@@ -179,7 +197,7 @@ impl Links {
     /// failure.
     pub(super) fn dial(self: &Arc<Links>, info_hash: Sha1Hash, address: SocketAddr) -> bool {
         let links = Arc::clone(self);
-        self.spawn_handshake("peer-out", move |slot| {
+        self.spawn_handshake("peer-out", None, move |slot| {
             let error = match links.call(info_hash, address) {
                 Ok((open, greeting)) => return links.serve(&open, slot, address, false, greeting),
                 Err(error) => error,
@@ -196,7 +214,7 @@ impl Links {
         address: SocketAddr,
     ) -> Result<(Open<'_>, Greeting), GreetError> {
         let stream = tcp::connect(address, PEER_CONNECT)?;
-        let open = self.enter(stream).ok_or(GreetError::Stopping)?;
+        let open = self.enter(stream, address.ip()).ok_or(GreetError::Stopping)?;
         self.send_hello(&open.stream, info_hash)?;
         let theirs = read_hello(&open.stream, Time::now() + PEER_HANDSHAKE)?;
         if theirs.info_hash != info_hash {
@@ -248,7 +266,7 @@ impl Links {
         incoming: bool,
         greeting: Greeting,
     ) {
-        let (outgoing, queue) = mailbox(WRITER_QUEUE_MAX);
+        let (outgoing, queue) = lean_mailbox(WRITER_QUEUE_MAX);
         let (credit, owed) = (Arc::new(Credit::default()), Arc::new(Owed::new()));
         let writer = {
             let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
@@ -284,31 +302,36 @@ impl Links {
     }
 
     /// Puts a connection into the table; `None`: no more, we stop.
-    fn enter(&self, stream: TcpStream) -> Option<Open<'_>> {
+    fn enter(&self, stream: TcpStream, address: IpAddr) -> Option<Open<'_>> {
         let id = LinkId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let stream = Arc::new(stream);
         let mut table = self.table.lock();
         if table.closed {
             return None;
         }
-        table.open.insert(id, Arc::clone(&stream));
+        table.open.insert(id, (Arc::clone(&stream), address));
         Some(Open { links: self, id, stream })
     }
 
-    /// Starts a thread for a connection that is yet to be made, if there is room for one.
+    /// Starts a thread for a connection that is yet to be made, by `caller` if it is not by us, if
+    /// there is room for one.
     fn spawn_handshake(
         self: &Arc<Links>,
         name: &str,
+        caller: Option<IpAddr>,
         body: impl FnOnce(Slot) + Send + 'static,
     ) -> bool {
         {
             let mut table = self.table.lock();
-            if table.handshakes >= HANDSHAKES_MAX || table.open.len() >= LINKS_MAX {
+            if !table.has_room(caller) {
                 return false;
             }
             table.handshakes += 1;
+            if let Some(address) = caller {
+                *table.callers.entry(address).or_default() += 1;
+            }
         }
-        let slot = Slot(Arc::clone(self));
+        let slot = Slot { links: Arc::clone(self), caller };
         self.spawn(name, move || body(slot))
     }
 
@@ -346,7 +369,7 @@ impl Links {
         let mut table = self.table.lock();
         table.closed = true;
         self.stop.stop();
-        for stream in table.open.values() {
+        for (stream, _) in table.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         while table.running > 0 && Time::now() < deadline {
@@ -431,11 +454,21 @@ impl From<PeerError> for GreetError {
 }
 
 /// A connection that is being made; counted until dropped.
-struct Slot(Arc<Links>);
+struct Slot {
+    links: Arc<Links>,
+    caller: Option<IpAddr>,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.table.lock().handshakes -= 1;
+        let mut table = self.links.table.lock();
+        table.handshakes -= 1;
+        if let Some(Entry::Occupied(mut calls)) = self.caller.map(|ip| table.callers.entry(ip)) {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
+        }
     }
 }
 
@@ -468,5 +501,72 @@ impl Drop for Farewell<'_> {
     fn drop(&mut self) {
         let end = std::mem::replace(&mut self.end, LinkEnd::Closed);
         let _ = self.links.inbox.send(Event::LinkDown(self.id, end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::base::mailbox::{Receiver, mailbox};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::base::rng::Rng;
+    use crate::limits::ENGINE_INBOX_MAX;
+    use crate::store::{Max, StoreConfig};
+
+    fn links() -> (Arc<Links>, Receiver<Event>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("there is room");
+        let store = StoreConfig { root: dir.path().to_owned(), max: Max::None };
+        let config = EngineConfig {
+            interface: Ipv4Addr::LOCALHOST.into(),
+            ports: 0..=0,
+            tracker: None,
+            advertise_address: None,
+            advertise_port: None,
+            peer_networks: Vec::new(),
+            upload_max: None,
+            download_max: None,
+            peer_id: PeerId::random(&mut Rng::seeded(1)),
+        };
+        let (inbox, events) = mailbox(ENGINE_INBOX_MAX);
+        let store = Store::open(store).expect("an empty folder");
+        (Arc::new(Links::new(&config, store, inbox)), events, dir)
+    }
+
+    /// That such a connection ends, the kernel sees to.
+    #[test]
+    fn a_peer_that_says_nothing_or_takes_nothing_has_its_time() {
+        let (links, events, _dir) = links();
+        let info_hash = Sha1Hash([7; 20]);
+        links.joined(info_hash, MemberId(1));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let mut peer = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("up");
+        let (stream, address) = listener.accept().expect("it called");
+        links.accept(stream, address);
+        let mut hello = Vec::new();
+        Handshake::ours(info_hash, PeerId([8; 20])).encode(&mut hello);
+        peer.write_all(&hello).expect("it is open");
+        let Ok(Event::LinkUp(link)) = events.recv() else { panic!("it is welcome") };
+        assert_eq!(link.stream.read_timeout().expect("it is open"), Some(PEER_IDLE));
+        assert_eq!(link.stream.write_timeout().expect("it is open"), Some(PEER_WRITE));
+        drop((link, peer));
+        assert!(matches!(events.recv(), Ok(Event::LinkDown(..))));
+        assert_eq!(links.close(Time::now() + PEER_HANDSHAKE), 0);
+    }
+
+    #[test]
+    fn of_the_banned_those_of_late_are_remembered_each_once() {
+        let (links, _events, _dir) = links();
+        let address = |n: usize| {
+            let [_, _, high, low] = u32::try_from(n).expect("few").to_be_bytes();
+            IpAddr::from([10, 0, high, low])
+        };
+        for n in 0..BANNED_MAX + 10 {
+            links.ban_address(address(n));
+            links.ban_address(address(n));
+        }
+        assert_eq!(links.table.lock().banned.len(), BANNED_MAX);
+        assert!(links.is_welcome(address(9)));
+        assert!((10..BANNED_MAX + 10).all(|n| !links.is_welcome(address(n))));
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
-use crate::base::mailbox::{Refused, Sender};
+use crate::base::lean_mailbox::LeanSender;
+use crate::base::mailbox::Refused;
 use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
@@ -84,7 +85,7 @@ pub(super) struct Link {
     pub(super) bytes_down: u64,
     pub(super) bytes_up: u64,
     stream: Arc<TcpStream>,
-    outgoing: Sender<Outgoing>,
+    outgoing: LeanSender<Outgoing>,
     credit: Arc<Credit>,
     owed: Arc<Owed>,
     /// Whether it can be told no (BEP 6).

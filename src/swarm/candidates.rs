@@ -222,5 +222,11 @@ mod tests {
         let dials = (0..CANDIDATES_MAX).filter_map(|_| candidates.next(at(0), &mut rng)).count();
         assert_eq!(dials, DIALS_MAX);
         candidates.check();
+        (0..2000).for_each(|n| candidates.is_ours(address(n)));
+        (0..2000).for_each(|n| candidates.ban(address(n).ip()));
+        assert_eq!(
+            (candidates.ours.len(), candidates.banned.len()),
+            (CANDIDATES_MAX, CANDIDATES_MAX)
+        );
     }
 }

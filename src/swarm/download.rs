@@ -550,6 +550,8 @@ impl Swarm {
     pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
         match self.pieces.corrupt(piece).as_deref() {
             Some([(guilty, ip)]) => self.ban(*ip, *guilty, now, out),
+            // It came before the ban: who was in it is known.
+            Some(senders) if senders.iter().any(|(_, ip)| self.candidates.is_banned(*ip)) => {}
             Some(senders) => {
                 for (sender, _) in senders {
                     if let Some(link) = self.links.get_mut(sender) {

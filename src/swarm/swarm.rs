@@ -14,7 +14,7 @@ use crate::swarm::announce::Announcer;
 use crate::swarm::candidates::Candidates;
 use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
 use crate::swarm::link::Link;
-use crate::swarm::pieces::PieceTable;
+use crate::swarm::pieces::{PieceTable, Sender};
 use crate::swarm::spread::Spread;
 
 /// How often links are looked at that were asked for something.
@@ -233,7 +233,26 @@ impl Swarm {
             }
             self.close(id, CloseReason::Duplicate, now, out);
         }
-        (self.links.len() >= self.config.links_max).then_some(CloseReason::Full)
+        if self.links.len() < self.config.links_max {
+            return None;
+        }
+        let Some(crowded) = self.crowded(new.address.ip()) else { return Some(CloseReason::Full) };
+        self.close(crowded, CloseReason::Full, now, out);
+        None
+    }
+
+    /// The youngest link of the address that has most, if `newcomer` has fewer even with one more:
+    /// no address keeps the others out.
+    fn crowded(&self, newcomer: IpAddr) -> Option<LinkId> {
+        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for link in self.links.values() {
+            *counts.entry(link.address.ip()).or_default() += 1;
+        }
+        let with_newcomer = counts.get(&newcomer).map_or(1, |count| count + 1);
+        let (crowd, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        let of_crowd = self.links.iter().filter(|(_, link)| link.address.ip() == crowd);
+        let youngest = of_crowd.max_by_key(|(_, link)| link.since).map(|(&id, _)| id);
+        youngest.filter(|_| count > with_newcomer)
     }
 
     fn introduced(
@@ -429,6 +448,12 @@ impl Swarm {
         }
         out.push(Action::Ban { address: ip });
         self.candidates.ban(ip);
+        // What is held of it would be held against those who bring the rest.
+        let of_it = |senders: &[Sender]| senders.iter().any(|(_, sender)| *sender == ip);
+        let tainted = self.pieces.progress().iter().filter(|(_, held)| of_it(&held.senders));
+        for piece in tainted.map(|(&piece, _)| piece).collect::<Vec<_>>() {
+            self.give_up(piece, out);
+        }
         let links = self.links.iter().filter(|(_, link)| link.address.ip() == ip);
         for id in links.map(|(&id, _)| id).collect::<Vec<_>>() {
             let why = if id == guilty { CloseReason::Corrupt } else { CloseReason::Banned };

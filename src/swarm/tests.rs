@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::base::clock::Time;
 use crate::base::rng::Rng;
-use crate::limits::{BLOCK_LEN, NO_PROGRESS, PEER_REQUESTS_MAX};
+use crate::limits::{BLOCK_LEN, BLOCK_LEN_MAX, NO_PROGRESS, PEER_REQUESTS_MAX};
 use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Geometry, PieceIndex, Span};
 use crate::proto::peer::{Message, PeerId, RawBlock};
@@ -654,4 +654,80 @@ fn the_tracker_is_told_of_start_completion_and_end() {
     assert_eq!(host.closed(link), Some(CloseReason::Leaving));
     assert!(host.did(&Action::Announce { event: AnnounceEvent::Stopped }));
     assert_eq!(host.swarm.next_deadline(), None);
+}
+
+#[test]
+fn a_block_that_is_longer_than_anybody_asks_for_closes_the_link() {
+    let geometry = Geometry::new(8 << 20, 4 << 20).unwrap();
+    let config = Config::usual(PeerId([5; 20]));
+    let now = Time::after_start(Duration::from_secs(100));
+    let swarm = Swarm::new(config, geometry, Pieces::all(geometry), Rng::seeded(1), now);
+    let mut host = Host { swarm, now, out: Vec::new(), links: 0 };
+    for (len, closed) in [(BLOCK_LEN_MAX, None), (BLOCK_LEN_MAX + 1, Some(CloseReason::BadBlock))] {
+        let link = host.link();
+        host.hear(link, Message::Interested);
+        host.hear(link, Message::Request(RawBlock { piece: 1, begin: 0, len }));
+        assert_eq!(host.closed(link), closed, "{len}");
+    }
+}
+
+#[test]
+fn what_a_peer_suggests_is_remembered_up_to_a_bound() {
+    let mut host = Host::new(500, 0);
+    let link = host.link();
+    host.hear(link, Message::HaveAll);
+    for n in 0..500 {
+        host.hear(link, Message::Suggest(n));
+        assert!(host.swarm.links[&link].suggested.len() <= 64);
+    }
+    assert_eq!(host.swarm.links[&link].suggested.back(), Some(&host.piece(499)));
+}
+
+#[test]
+fn a_full_swarm_makes_room_for_addresses_that_have_fewer_links_than_another() {
+    let mut host = Host::with(4, 0, |config| config.links_max = 6);
+    let mut up = |ip: u8, number: u8| {
+        let address = SocketAddr::from(([10, 0, 1, ip], 6881));
+        let (link, peer_id) = (LinkId(number.into()), PeerId([number; 20]));
+        let (incoming, fast, ours) = (true, true, true);
+        host.input(Input::LinkUp { link, address, peer_id, incoming, fast, ours });
+        let closed = host.out.iter().filter_map(|action| match action {
+            Action::Close { link, .. } => Some(link.0),
+            _ => None,
+        });
+        closed.collect::<Vec<_>>()
+    };
+    // One address takes all. Three others have theirs, and it keeps as many as one of them.
+    (11..17).for_each(|number| assert!(up(1, number).is_empty()));
+    assert_eq!(up(1, 17), [17]);
+    for (ip, number) in [(2, 20), (3, 30), (4, 40), (2, 21)] {
+        let closed = up(ip, number);
+        assert!(matches!(closed[..], [11..=16]), "{closed:?}");
+    }
+    assert_eq!(up(3, 31), [31], "nobody has more than it would have");
+    assert_eq!(up(5, 50).len(), 1);
+}
+
+#[test]
+fn what_a_banned_peer_sent_is_not_held_against_those_who_bring_the_rest() {
+    let mut host = Host::new(3, 0);
+    let (liar, asked) = host.seed();
+    // One piece of it is whole, one is begun.
+    let (whole, begun, mut mixed) = (&asked[..2], &asked[2..], Vec::new());
+    for block in [whole[0], whole[1], begun[0]] {
+        assert!(host.deliver(liar, block));
+        mixed.extend(host.asked(liar));
+    }
+    // A third is of two senders and with the disk when it turns out that one of them lies.
+    assert_eq!(mixed.len(), 2, "{asked:?}, {mixed:?}");
+    assert!(host.deliver(liar, mixed[0]));
+    host.hear(liar, Message::Choke);
+    let (honest, rest) = host.seed();
+    assert!(rest.contains(&mixed[1]), "{rest:?}");
+    assert!(host.deliver(honest, mixed[1]));
+    host.input(Input::Corrupt { piece: host.piece(whole[0].piece) });
+    assert!(host.did(&Action::Discard { piece: host.piece(begun[0].piece) }));
+    assert!(host.did(&Action::Send { link: honest, message: Message::Cancel(begun[1]) }));
+    host.input(Input::Corrupt { piece: host.piece(mixed[0].piece) });
+    assert!(!host.swarm.links[&honest].suspected);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use torrent_cache::base::figures;
 use torrent_cache::base::hash::Sha1Hash;
-use torrent_cache::proto::peer::{Frame, Message, RawBlock};
+use torrent_cache::proto::peer::{Frame, Handshake, Message, PeerId, RawBlock};
 
 use crate::host::{Host, Sample, loopback, soon};
 use crate::peer::{Seeder, Wire};
@@ -199,4 +199,33 @@ fn a_broken_store_ends_the_membership_and_says_so() {
     assert_eq!(fetching.partial.feed().prefix(), 0);
     leecher.engine.stop(soon());
     assert!(leecher.engine.join(Arc::clone(&sample.metainfo), fetching.partial).is_err());
+}
+
+#[test]
+fn a_peer_that_makes_us_ask_and_never_reads_is_let_go() {
+    let sample = Sample::new(27, 2 << 20);
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[]);
+    let failed = figures::LINKS_FAILED_THEIRS.value();
+    let mut stream = TcpStream::connect(leecher.address).unwrap();
+    socket2::SockRef::from(&stream).set_recv_buffer_size(4 << 10).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    // Without the fast extension a choke takes back all requests.
+    let hello = Handshake {
+        reserved: [0; 8],
+        ..Handshake::ours(sample.metainfo.info_hash(), PeerId(*b"-XX0001-abcdefghijkl"))
+    };
+    let mut bytes = Vec::new();
+    hello.encode(&mut bytes);
+    Message::Bitfield(vec![0xff]).encode(&mut bytes);
+    stream.write_all(&bytes).unwrap();
+    bytes.clear();
+    Message::Unchoke.encode(&mut bytes);
+    Message::Choke.encode(&mut bytes);
+    let bytes = bytes.repeat(1000);
+    // Each time it is asked for four blocks. The kernel holds 100,000 requests or so.
+    let ended = (0..1000).find(|_| stream.write_all(&bytes).is_err());
+    assert!(ended.is_some(), "a million times, and it is asked all the same");
+    assert!(figures::LINKS_FAILED_THEIRS.value() > failed);
+    drop(fetching);
 }

@@ -22,7 +22,7 @@ const THREADS_USUAL: usize = 24;
 const SOCKET_BUFFERS: i64 = 16 << 20;
 
 /// A connection that has said what it wants, as peer number `number`.
-fn greeted(targets: &Targets, metainfo: &Metainfo, number: u16) -> TcpStream {
+pub fn greeted(targets: &Targets, metainfo: &Metainfo, number: u16) -> TcpStream {
     let [high, low] = number.to_be_bytes();
     let source = Ipv4Addr::new(127, 0, 2 + high, low);
     let stream = connect_from(source, targets.client.peer_addr());
@@ -36,7 +36,7 @@ fn greeted(targets: &Targets, metainfo: &Metainfo, number: u16) -> TcpStream {
 }
 
 /// Whether the other side has closed it; what came before is dropped.
-fn has_ended(mut stream: &TcpStream) -> bool {
+pub fn has_ended(mut stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("a mode is set");
     let mut part = [0; 4096];
     loop {

@@ -10,6 +10,7 @@ mod support;
 mod crowds;
 mod greedy;
 mod heads;
+mod links;
 mod peers;
 mod scarcity;
 

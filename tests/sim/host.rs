@@ -17,6 +17,8 @@ pub enum Manner {
     Honest,
     /// Says that it has everything and sends wrong bytes.
     Corrupts,
+    /// Says that it has everything, and sends wrong bytes once it has sent so many right ones.
+    TurnsLate(u64),
     /// Says that it has everything and sends nothing.
     Withholds,
     /// Says of each piece that it has it, and refuses every request.

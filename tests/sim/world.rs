@@ -303,6 +303,10 @@ impl World {
                     self.send(link, Item::Message(no));
                     self.at(self.now, Event::Input(n, Input::BlockSent { link, block }));
                 }
+                Manner::TurnsLate(after) => {
+                    let bad = self.hosts[n].sent >= after;
+                    self.send(link, Item::Block(block, bad));
+                }
                 manner => self.send(link, Item::Block(block, manner == Manner::Corrupts)),
             },
             Action::Keep { block } => {
