@@ -132,7 +132,18 @@ impl Catalog {
     /// # Errors
     /// If etcd does not answer before `deadline`.
     pub fn knows(&self, name: &BlobName, deadline: Time) -> Result<bool, CatalogError> {
-        let key = key(name);
+        self.has(&key(name), deadline)
+    }
+
+    /// Whether anything is known of the object of OSTree at `url`, asked as [`Catalog::knows`] is.
+    ///
+    /// # Errors
+    /// As [`Catalog::knows`].
+    pub fn knows_object(&self, url: &str, deadline: Time) -> Result<bool, CatalogError> {
+        self.has(&object_key(url), deadline)
+    }
+
+    fn has(&self, key: &str, deadline: Time) -> Result<bool, CatalogError> {
         let range = Range { serializable: true, keys_only: true, ..Range::of_key(key.as_bytes()) };
         let answer = self.client.call(&Request::Single(Operation::Range(range)), deadline)?;
         Ok(!RangeAnswer::decode(&answer)?.pairs.is_empty())

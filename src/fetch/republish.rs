@@ -1,5 +1,5 @@
-//! Blobs of this host that the catalog does not know are published again: after a start, and when
-//! the catalog turns out to have forgotten them.
+//! Blobs of this host that the catalog does not know are published again, and which objects of
+//! OSTree they are: after a start, and when the catalog turns out to have forgotten them.
 //!
 //! What had not been published when the program ended, and what an etcd lost with its disk, is
 //! shared again without anybody asking for it. Slow on purpose: nobody waits for it, and every host
@@ -31,6 +31,7 @@ pub(super) fn start(fetcher: &Arc<Fetcher>, seeds: Vec<SeedEntry>) {
 
 fn run(fetcher: &Fetcher, seeds: Vec<SeedEntry>) -> Option<()> {
     publish_missing(fetcher, &seeds, limits::REPUBLISH_PACE)?;
+    publish_missing_objects(fetcher, limits::REPUBLISH_PACE)?;
     let mut rng = Rng::from_os();
     loop {
         wait(fetcher, jittered(limits::REPUBLISH_LOOK, &mut rng))?;
@@ -40,6 +41,7 @@ fn run(fetcher: &Fetcher, seeds: Vec<SeedEntry>) -> Option<()> {
         }
         log::info!("the catalog has forgotten blobs of this host: they are published again");
         publish_missing(fetcher, &seeds, limits::REPUBLISH_PACE_AGAIN)?;
+        publish_missing_objects(fetcher, limits::REPUBLISH_PACE_AGAIN)?;
         wait(fetcher, limits::REPUBLISH_AGAIN)?;
     }
 }
@@ -47,30 +49,46 @@ fn run(fetcher: &Fetcher, seeds: Vec<SeedEntry>) -> Option<()> {
 /// Whether the catalog answers, twice, that it does not know a blob that is here. Once may mean
 /// that it was not told yet.
 fn is_forgotten(fetcher: &Fetcher, seed: &SeedEntry) -> Option<bool> {
-    for _ in 0..2 {
-        if !matches!(is_known(fetcher, seed), Ok(false)) {
-            return Some(false);
-        }
-        wait(fetcher, limits::REPUBLISH_PAUSE)?;
+    let is_unknown = || matches!(is_known(fetcher, seed), Ok(false));
+    if !is_unknown() {
+        return Some(false);
     }
-    Some(fetcher.store().metainfo(seed).is_some())
+    wait(fetcher, limits::REPUBLISH_PAUSE)?;
+    Some(is_unknown() && fetcher.store().metainfo(seed).is_some())
 }
 
 /// Publishes what the catalog does not know, at this pace.
 fn publish_missing(fetcher: &Fetcher, seeds: &[SeedEntry], pace: Duration) -> Option<()> {
     for seed in seeds {
-        let known = loop {
-            match is_known(fetcher, seed) {
-                Ok(known) => break known,
-                Err(_) => wait(fetcher, limits::REPUBLISH_PAUSE)?,
-            }
-        };
+        let known = answered(fetcher, || is_known(fetcher, seed))?;
         if !known && let Some(metainfo) = fetcher.store().metainfo(seed) {
             fetcher.introduce(seed, metainfo);
         }
         wait(fetcher, pace)?;
     }
     Some(())
+}
+
+/// Publishes which blobs the shared objects are, where the catalog does not know it.
+fn publish_missing_objects(fetcher: &Fetcher, pace: Duration) -> Option<()> {
+    for (url, pointer) in fetcher.shared_objects() {
+        let deadline = || Time::now() + limits::CATALOG_CALL;
+        if !answered(fetcher, || fetcher.catalog().knows_object(&url, deadline()))? {
+            fetcher.catalog().publish_object(&url, pointer);
+        }
+        wait(fetcher, pace)?;
+    }
+    Some(())
+}
+
+/// The answer of the catalog, whenever it comes.
+fn answered(fetcher: &Fetcher, ask: impl Fn() -> Result<bool, CatalogError>) -> Option<bool> {
+    loop {
+        match ask() {
+            Ok(known) => return Some(known),
+            Err(_) => wait(fetcher, limits::REPUBLISH_PAUSE)?,
+        }
+    }
 }
 
 fn is_known(fetcher: &Fetcher, seed: &SeedEntry) -> Result<bool, CatalogError> {

@@ -151,6 +151,43 @@ fn a_pointer_that_lies_does_no_harm_and_is_replaced() {
 }
 
 #[test]
+fn an_etcd_that_lost_its_data_is_told_of_the_objects_again() {
+    let world = World::start();
+    let (tree, count) = some_files(105);
+    let commit = world.repository.commit("main", &tree);
+    world.repository.summarise();
+    let url = world.site.url("repo");
+    let mut first = world.client("first", &[SHARE]);
+    pull(&url, &first, &commit, &tree);
+    wait_until_shared(&world, &first, count);
+    let keys = |prefix: &str| {
+        let printed = etcdctl(&world, &["get", "--prefix", "--keys-only", prefix]);
+        printed.lines().filter(|line| !line.is_empty()).count()
+    };
+    let prefixes = ["/torrents/", "/torrent-cache/ostree/"];
+    assert_eq!(prefixes.map(keys), [count; 2]);
+    // While it runs, and while it does not.
+    for stopped in [false, true] {
+        if stopped {
+            assert!(first.stop().success());
+        }
+        for prefix in prefixes {
+            etcdctl(&world, &["del", "--prefix", prefix]);
+        }
+        if stopped {
+            first.start_again();
+        }
+        wait_for("all to be told", || (prefixes.map(keys) == [count; 2]).then_some(()));
+    }
+    let second = world.client("second", &[SHARE]);
+    pull(&url, &second, &commit, &tree);
+    assert_eq!(files(&second, "swarm"), i64::try_from(count).expect("a few"));
+    for path in large(&world) {
+        assert_eq!(world.site.bodies(|other| *other == path), 1, "{path}");
+    }
+}
+
+#[test]
 fn without_etcd_objects_come_from_the_site() {
     let world = World::start();
     let (tree, count) = some_files(103);

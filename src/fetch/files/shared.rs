@@ -262,6 +262,16 @@ impl Fetcher {
         Ok(())
     }
 
+    /// The URLs of the objects that this host shares, and what the catalog should have for each.
+    pub(in crate::fetch) fn shared_objects(&self) -> impl Iterator<Item = (String, String)> {
+        let files = self.share_objects.then(|| self.store().files_with_status(POINTS));
+        files.into_iter().flatten().filter_map(|file| {
+            let url = file.meta().url.clone();
+            let pointer = Pointer::parse(&file.whole().ok()?)?;
+            self.store().contains(&pointer.name).then(|| (url, pointer.to_string()))
+        })
+    }
+
     fn large_object(&self, url: &str) -> Option<StoredFile> {
         self.store().file(url).filter(|file| file.meta().status == 200)
     }

@@ -69,6 +69,11 @@ impl FileIndex {
         self.entries.len()
     }
 
+    /// Which there are.
+    pub fn keys(&self) -> Vec<FileKey> {
+        self.entries.keys().copied().collect()
+    }
+
     /// Whether the file, if it is there, was found right before; now it is the one used last.
     pub fn find(&mut self, key: &FileKey) -> Option<bool> {
         self.uses += 1;
@@ -133,7 +138,7 @@ impl FileIndex {
 impl Drop for FileIndex {
     /// The gauges speak of open stores.
     fn drop(&mut self) {
-        for key in self.entries.keys().copied().collect::<Vec<_>>() {
+        for key in self.keys() {
             self.remove(&key);
         }
     }

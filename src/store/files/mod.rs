@@ -130,6 +130,18 @@ impl Store {
         }
     }
 
+    /// The stored answers with this status, in no order; the order of use stays. For who has time:
+    /// each file is opened for it.
+    pub fn files_with_status(self: &Arc<Store>, status: u16) -> impl Iterator<Item = StoredFile> {
+        let keys = self.files.index.lock().keys();
+        let store = Arc::clone(self);
+        keys.into_iter().filter_map(move |key| {
+            let file = StoredFile::open(Arc::clone(&store), key, &store.files.path(&key));
+            let file = file.ok()?.filter(|file| file.head.meta.status == status)?;
+            (FileKey::of(&file.head.meta.url) == key).then_some(file)?.filled()
+        })
+    }
+
     /// Whether there is a stored answer to `url`, as far as is known without looking at the disk.
     #[must_use]
     pub fn has_file(&self, url: &str) -> bool {
