@@ -334,6 +334,11 @@ pub const FILEZ_HEADER_LEN_MAX: usize = 1 << 20;
 /// A file that may change is taken into memory up to this length: the summary of a large repository
 /// has 10 MB. A longer one is relayed, and not kept.
 pub const FILE_CHANGING_LEN_MAX: usize = 32 << 20;
+/// What all files may take in memory that are there whole on their way: four of the longest that may
+/// change, hundreds of the usual. A vector that grows may have twice as much. When full, the next
+/// that may change are relayed and not kept, or given without a look at which deltas they list;
+/// objects are served while they come.
+pub const FILES_IN_MEMORY_MAX: u64 = 4 * FILE_CHANGING_LEN_MAX as u64;
 /// Attempts at a file whose upstream fails in a way that may pass.
 pub const FILE_ATTEMPTS_MAX: u32 = 3;
 /// The pause before the second of them; each is twice as long as the one before.
@@ -369,6 +374,9 @@ pub const PART_TRIED_KEPT: Duration = Duration::from_secs(600);
 
 /// Between two looks through the repositories of this host.
 pub const ROOTS_PAUSE: Duration = Duration::from_secs(10);
+/// Objects in them of which it is remembered that they are right, or that they are not, 100 bytes
+/// for each; when full, all are forgotten, and checked again when they are asked for.
+pub const PLACED_JUDGED_MAX: usize = 64 << 10;
 
 // Catalog.
 

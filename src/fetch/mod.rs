@@ -62,6 +62,7 @@ use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
 use self::room::Room;
+use self::roots::Judged;
 
 /// What the fetcher works with.
 pub struct Parts {
@@ -97,6 +98,8 @@ pub struct Fetcher {
     /// second may keep others from leaving the first.
     loading: Arc<Room>,
     judging: Arc<Room>,
+    /// For files that are taken whole.
+    files: Arc<Room>,
     flights: Flights,
     outages: Outages,
     unpacker: Unpacker,
@@ -112,6 +115,7 @@ pub struct Fetcher {
     upstream_rate: AtomicU64,
     /// The archive repositories of this host.
     repositories: Vec<PathBuf>,
+    judged: Arc<Judged>,
     stop: Stop,
 }
 
@@ -161,6 +165,7 @@ impl Fetcher {
             deltas: Ranked::new(Rank::Leaf, Deltas::default()),
             loading: Room::new(limits::SUPERBLOCKS_BYTES_MAX),
             judging: Room::new(limits::SUPERBLOCK_LEN_MAX),
+            files: Room::new(limits::FILES_IN_MEMORY_MAX),
             flights: Flights::new(),
             outages: Outages::new(),
             unpacker: Unpacker::new(),
@@ -172,6 +177,7 @@ impl Fetcher {
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
             repositories: policy.repositories,
+            judged: Judged::new(),
             stop: Stop::new(),
         });
         republish::start(&fetcher, seeds);

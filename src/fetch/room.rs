@@ -1,4 +1,4 @@
-//! Memory for superblocks, which may be long: what all of them together may take.
+//! Memory for what is there whole, superblocks and files: what all of them together may take.
 
 use std::fmt;
 use std::ops::Deref;
@@ -71,6 +71,12 @@ impl Share {
         }
         fits
     }
+
+    /// As [`Share::grow`], to `len` bytes in all if it has less.
+    #[must_use]
+    pub(super) fn hold(&mut self, len: u64) -> bool {
+        len <= self.len || self.grow(len - self.len)
+    }
 }
 
 impl Drop for Share {
@@ -80,7 +86,7 @@ impl Drop for Share {
     }
 }
 
-/// The bytes of a superblock in memory, and the room that they take.
+/// Bytes in memory, and the room that they take.
 pub struct Loaded {
     bytes: Vec<u8>,
     _share: Share,
@@ -116,7 +122,7 @@ mod tests {
         let (mut one, mut other) = (room.share(), room.share());
         assert!(one.grow(60) && !other.grow(41) && other.grow(40) && !one.grow(1));
         drop(one);
-        assert!(other.grow(60));
+        assert!(other.hold(30) && !other.hold(101) && other.hold(100));
         drop(Loaded::new(vec![0; 100], other));
         assert_eq!(*room.taken.lock(), 0);
     }

@@ -2,12 +2,14 @@
 //! and from then on served and seeded from where they lie; their objects are served.
 //!
 //! One thread looks through the repositories again and again, and ends with the program. Checking a
-//! delta reads all of it once; what came out is kept, so that a start does not read it again.
+//! delta reads all of it once; what came out is kept, so that a start does not read it again. An
+//! object is held against its name when it is first asked for.
 //!
 //! **Invariant:** a delta is given out only after its bytes were found right, and only while its
-//! files are the same.
+//! files are the same. The last bytes of an object leave only after it was found right.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -15,10 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::hash::sha256;
+use crate::base::ranked::{Rank, Ranked};
 use crate::base::thread::{self, Role};
-use crate::fetch::Fetcher;
+use crate::fetch::files::check::Check;
 use crate::fetch::judge::{Files, Judge, Progress};
 use crate::fetch::pieces::Pieces;
+use crate::fetch::{Fetcher, FileKind};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::Url;
@@ -26,7 +30,7 @@ use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::delta::Superblock;
 use crate::proto::ostree::layout::Layout;
 use crate::proto::ostree::{self, Checksum, ObjectKind, RepoPath};
-use crate::store::in_place::{self, DeltaFiles, DeltaState};
+use crate::store::in_place::{self, DeltaFiles, DeltaState, Stamp};
 
 /// Starts the thread that does it.
 pub(super) fn start(fetcher: &Arc<Fetcher>) {
@@ -166,47 +170,108 @@ impl Roots {
     }
 }
 
-/// An object in a repository of this host. It is the word of who runs the host that its bytes are
-/// right; only the receiver can check them all.
-#[derive(Debug)]
+/// Which objects were found to be those of their names or not, by the files that they were in.
+/// Bounded by [`limits::PLACED_JUDGED_MAX`].
+pub(super) struct Judged(Ranked<HashMap<(Checksum, Stamp), bool>>);
+
+impl Judged {
+    /// None yet.
+    pub(super) fn new() -> Arc<Judged> {
+        Arc::new(Judged(Ranked::new(Rank::Leaf, HashMap::new())))
+    }
+
+    fn note(&self, object: (Checksum, Stamp), is_right: bool) {
+        let mut judged = self.0.lock();
+        if judged.len() >= limits::PLACED_JUDGED_MAX {
+            judged.clear();
+        }
+        judged.insert(object, is_right);
+    }
+}
+
+/// An object in a repository of this host. Its last part is given out only if all of it was found
+/// to be the object that it is named for: while it is read the first time, or before.
 pub(super) struct PlacedObject {
     file: File,
-    len: u64,
+    object: (Checksum, Stamp),
+    /// `None`: it was found right.
+    check: Option<Check>,
+    judged: Arc<Judged>,
     at: u64,
     part: Vec<u8>,
+    /// The first part has been given out.
+    taken: bool,
+}
+
+impl fmt::Debug for PlacedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PlacedObject {{ {}, {} bytes }}", self.object.0, self.len())
+    }
 }
 
 impl PlacedObject {
     /// Its length in bytes.
     pub(super) fn len(&self) -> u64 {
-        self.len
+        self.object.1.len()
     }
 
     /// The next part; an empty one is the end.
     ///
     /// # Errors
-    /// If the disk fails, or the file has become shorter.
+    /// If the disk fails, the file has become shorter, or it is not the object.
     pub(super) fn next_part(&mut self) -> io::Result<&[u8]> {
-        let len = usize::try_from(self.len - self.at).unwrap_or(usize::MAX).min(limits::COPY_LEN);
+        // The first part was read to be checked.
+        if std::mem::replace(&mut self.taken, true) {
+            self.fill()?;
+        }
+        Ok(&self.part)
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let len = usize::try_from(self.len() - self.at).unwrap_or(usize::MAX).min(limits::COPY_LEN);
         self.part.resize(len, 0);
         self.file.read_exact_at(&mut self.part, self.at)?;
         self.at += len as u64;
-        Ok(&self.part)
+        let Some(check) = &mut self.check else { return Ok(()) };
+        check.update(&self.part);
+        if self.at == self.len() {
+            let is_right = self.check.take().is_some_and(Check::ends_right);
+            self.judged.note(self.object, is_right);
+            if !is_right {
+                let name = self.object.0;
+                crate::log_limited!(warn, "object {name} in a repository of this host is damaged");
+                return Err(io::Error::other("its bytes are not those of its name"));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Fetcher {
-    /// The object that the URL names, if a repository of this host has it.
-    pub(super) fn placed_object(&self, url: &Url) -> Option<PlacedObject> {
-        let Some((_, RepoPath::Object(checksum, kind))) = ostree::parse(&url.target) else {
+    /// The object that the URL names, if a repository of this host has it; its bytes, if it is
+    /// short, are right.
+    pub(super) fn placed_object(&self, url: &Url, kind: FileKind) -> Option<PlacedObject> {
+        let Some((_, RepoPath::Object(checksum, object))) = ostree::parse(&url.target) else {
             return None;
         };
         // What is said of a commit from outside belongs to one repository.
-        let found = self.repositories.iter().filter(|_| kind != ObjectKind::CommitMeta);
-        let mut found =
-            found.filter_map(|repository| in_place::object(repository, &checksum, kind));
-        let (file, len) = found.next()?;
-        Some(PlacedObject { file, len, at: 0, part: Vec::new() })
+        let found = self.repositories.iter().filter(|_| object != ObjectKind::CommitMeta);
+        let mut found = found.filter_map(|repository| {
+            let (file, stamp) = in_place::object(repository, &checksum, object)?;
+            let object = (checksum, stamp);
+            let known = self.judged.0.lock().get(&object).copied();
+            let check = match known {
+                Some(false) => return None,
+                Some(true) => None,
+                None => Some(Check::of(kind)?),
+            };
+            let (judged, part) = (Arc::clone(&self.judged), Vec::new());
+            let mut placed =
+                PlacedObject { file, object, check, judged, at: 0, part, taken: false };
+            placed.fill().ok()?;
+            Some(placed)
+        });
+        found.next()
     }
 }
 

@@ -29,8 +29,8 @@ use crate::store::error::StoreError;
 use crate::store::{SeedEntry, Store, seal};
 
 /// What tells a file from what it was before. The time of change cannot be set back by a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
     device: u64,
     inode: u64,
     len: u64,
@@ -41,6 +41,18 @@ impl Stamp {
     fn of(meta: &Metadata) -> Stamp {
         let changed = (meta.ctime(), meta.ctime_nsec());
         Stamp { device: meta.dev(), inode: meta.ino(), len: meta.len(), changed }
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -333,12 +345,12 @@ fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// The object `checksum` in the archive repository at `repository`, open, and its length in bytes;
-/// `None`: it is not there.
+/// The object `checksum` in the archive repository at `repository`, open, and what tells its file from
+/// others; `None`: it is not there. Whether its bytes are those of its name is not looked at.
 #[must_use]
-pub fn object(repository: &Path, checksum: &Checksum, kind: ObjectKind) -> Option<(File, u64)> {
+pub fn object(repository: &Path, checksum: &Checksum, kind: ObjectKind) -> Option<(File, Stamp)> {
     let path = repository.join(object_path(checksum, kind));
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
     let meta = file.metadata().ok().filter(Metadata::is_file)?;
-    Some((file, meta.len()))
+    Some((file, Stamp::of(&meta)))
 }

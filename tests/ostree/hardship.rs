@@ -1,8 +1,12 @@
 //! Static deltas where something is scarce: the upstream's patience, memory, the disk.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::deltas::{MISMATCHES, asked, pull, through, with_delta};
 use crate::support::faults::{Fault, FaultProxy};
@@ -91,6 +95,47 @@ fn superblocks_of_hostile_size_do_not_add_up_in_memory() {
     });
     let peak = peak_memory(client.process().pid());
     assert!(peak < 5 * LEN, "{} MiB", peak >> 20);
+}
+
+/// A connection that the system does not read ahead for.
+fn with_little_room(addr: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("a size");
+    socket.connect(&addr.into()).expect("it listens");
+    socket.into()
+}
+
+/// Files that may change, as long as they may be to be kept, for clients that do not read.
+#[test]
+fn long_files_do_not_add_up_in_memory() {
+    const LEN: usize = 31 << 20;
+    const FILES: usize = 12;
+    let upstream = Origin::always(vec![whole(&vec![0; LEN])]);
+    let mut client = Program::client("client", &[]);
+    let mut waiting: Vec<TcpStream> = (0..FILES)
+        .map(|number| {
+            let path = format!("repo/delta-indexes/{}A/{}.index", number % 10, "a".repeat(41));
+            let target = format!("http://{}/{number}/{path}", upstream.addr());
+            let mut stream = with_little_room(client.addr());
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time to wait");
+            let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("it reads");
+            stream
+        })
+        .collect();
+    // Who has the first bytes is served from memory, or past it.
+    for stream in &mut waiting {
+        assert_eq!(stream.peek(&mut [0]).expect("an answer"), 1, "{}", client.log());
+    }
+    let peak = peak_memory(client.process().pid());
+    for mut stream in waiting {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the rest");
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", client.log());
+        assert!(answer.len() > LEN && answer.len() < LEN + 4096, "{} bytes", answer.len());
+    }
+    assert!(peak < 192 << 20, "{} MiB", peak >> 20);
+    assert!(upstream.seen().len() > FILES, "all were taken into memory");
 }
 
 /// A store that has no room for the delta: it is passed on, and checked as it would be.

@@ -181,10 +181,7 @@ fn an_etcd_that_lost_its_data_is_told_of_the_objects_again() {
     }
     let second = world.client("second", &[SHARE]);
     pull(&url, &second, &commit, &tree);
-    assert_eq!(files(&second, "swarm"), i64::try_from(count).expect("a few"));
-    for path in large(&world) {
-        assert_eq!(world.site.bodies(|other| *other == path), 1, "{path}");
-    }
+    assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
 }
 
 #[test]

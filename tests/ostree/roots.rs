@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::deltas::through;
 use crate::support::network::{FROM_PEERS, TO_PEERS};
-use crate::support::ostree::{Host, tree};
+use crate::support::ostree::{Host, Repository, tree};
 use crate::support::process::Process;
 use crate::support::torrent_cache::{Program, binary};
 use crate::support::wait_for;
@@ -100,6 +101,49 @@ fn a_change_of_the_repository_is_noticed() {
     let host = Host::new(&world.site.url("repo"), proxy(&owner));
     assert!(!host.try_pull(&["--require-static-deltas", "main"]).status.success());
     assert!(parts(&world) > 0, "the site was asked, which has the same damage");
+}
+
+/// One that fits in one part, and one of several.
+#[test]
+fn a_damaged_object_comes_from_the_site() {
+    let world = World::start();
+    let commit = world.repository.commit("main", &tree(92, 5, &[2 * MIB]));
+    world.repository.summarise();
+    // The repository of the host is a copy, which gets damaged.
+    let copy = Repository::make(world.site.root().join("copy"));
+    copy.run(&["pull-local", &world.repository.path().display().to_string()]);
+    let client = world.client("owner", &[("OSTREE_REPOS", &copy.path().display().to_string())]);
+    let (commit_dir, commit_file) = commit.split_at(2);
+    let mut paths = world.repository.objects();
+    let len = |path: &String| fs::metadata(copy.path().join(path)).expect("it is there").len();
+    paths.retain(|path| path.ends_with(".filez"));
+    paths.sort_by_key(len);
+    let (small, large) = (&paths[0], &paths[paths.len() - 1]);
+    assert!(len(small) < 100_000 && len(large) > 2_000_000, "{paths:?}");
+    let commit = format!("objects/{commit_dir}/{commit_file}.commit");
+    let asked = |path: &str| world.site.bodies(|other| other == format!("/repo/{path}"));
+    let ask = |path: &str| through(&client, &format!("{}/{path}", world.site.url("repo")), &[]);
+    let right = |path: &str| fs::read(world.repository.path().join(path)).expect("it is there");
+    for path in [&commit, small, large] {
+        for _ in 0..2 {
+            assert!(ask(path) == (200, right(path)), "{path}: {}", client.log());
+        }
+        assert_eq!(asked(path), 0, "{path}");
+        let file = copy.path().join(path);
+        let mut bytes = right(path);
+        // In its content: of a large one that is found when most of it has left.
+        let at = bytes.len() - 10;
+        bytes[at] ^= 1;
+        fs::remove_file(&file).expect("it is there");
+        fs::write(&file, bytes).expect("disk has room");
+        if path == large {
+            assert!(ask(path).1.len() < right(path).len(), "it came whole: {}", client.log());
+        }
+        assert!(ask(path) == (200, right(path)), "{path}: {}", client.log());
+        wait_for("the log", || (asked(path) >= 1).then_some(()));
+        assert_eq!(asked(path), 1, "{path}: {}", client.log());
+    }
+    assert!(client.log().contains("is damaged"), "{}", client.log());
 }
 
 #[test]

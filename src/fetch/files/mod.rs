@@ -12,7 +12,7 @@
 //! Not here: what a path means (`proto::ostree`), the deltas.
 
 mod arriving;
-mod check;
+pub(super) mod check;
 mod flight;
 mod outage;
 pub(super) mod shared;
@@ -25,8 +25,9 @@ use crate::base::figures;
 use crate::base::thread;
 use crate::fetch::access::is_refusal;
 use crate::fetch::grants::{Credential, Scope, Standing};
+use crate::fetch::room::Share;
 use crate::fetch::roots::PlacedObject;
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::{FetchError, Fetcher, Loaded};
 use crate::limits;
 use crate::log_limited;
 use crate::proto::http1::Headers;
@@ -99,7 +100,7 @@ pub struct FileReader {
 
 #[derive(Debug)]
 enum FileBody {
-    Whole { bytes: Vec<u8>, taken: bool },
+    Whole { bytes: Loaded, taken: bool },
     Stored(Box<StoredFile>),
     InPlace(Box<PlacedObject>),
     Arriving(Box<Arriving>),
@@ -118,7 +119,7 @@ impl FileReader {
     pub fn next_part(&mut self) -> Result<&[u8], FileReadError> {
         match &mut self.body {
             FileBody::Whole { bytes, taken } => {
-                let all = if std::mem::replace(taken, true) { &[] } else { bytes.as_slice() };
+                let all: &[u8] = if std::mem::replace(taken, true) { &[] } else { bytes };
                 Ok(all)
             }
             FileBody::Stored(file) => file.next_part().map_err(|error| error.to_string()),
@@ -128,7 +129,7 @@ impl FileReader {
         }
     }
 
-    fn whole(status: u16, headers: Headers, bytes: Vec<u8>, source: &'static str) -> FileReader {
+    fn whole(status: u16, headers: Headers, bytes: Loaded, source: &'static str) -> FileReader {
         let len = Some(bytes.len() as u64);
         FileReader { status, headers, len, source, body: FileBody::Whole { bytes, taken: false } }
     }
@@ -282,7 +283,8 @@ impl Fetcher {
                 }
                 figures::FILES_UPSTREAM.add(1);
                 flight.land();
-                let reader = FileReader::whole(answer.status, headers, answer.body, "upstream");
+                let body = Loaded::new(answer.body, self.files.share());
+                let reader = FileReader::whole(answer.status, headers, body, "upstream");
                 Ok(FileOutcome::Read(reader))
             }
             Err(UpstreamError::Status(answer)) if is_refusal(answer.status) => {
@@ -313,7 +315,8 @@ impl Fetcher {
         if body.total.is_some_and(|len| len > bound as u64) || is_private(&body.headers) {
             return Ok(FileOutcome::Relay);
         }
-        let Some(bytes) = read_whole(&mut body, bound).map_err(FetchError::Upstream)? else {
+        let bytes = read_whole(&mut body, bound, self.files.share());
+        let Some(bytes) = bytes.map_err(FetchError::Upstream)? else {
             return Ok(FileOutcome::Relay);
         };
         let headers = kept_fields(&body.headers);
@@ -333,11 +336,14 @@ impl Fetcher {
         file: StoredFile,
         source: &'static str,
     ) -> Result<FileReader, FetchError> {
-        if file.meta().status != 200 || !lists_deltas(asker.request.kind) {
+        let mut share = self.files.share();
+        let is_list = file.meta().status == 200 && lists_deltas(asker.request.kind);
+        if !is_list || !share.hold(file.body_len()) {
             return Ok(FileReader::stored(file, source));
         }
         let FileMeta { status, headers, .. } = file.meta().clone();
         let bytes = file.whole().map_err(|error| FetchError::Local(error.to_string()))?;
+        let bytes = Loaded::new(bytes, share);
         self.learn_listing(asker, &bytes, source != "stale");
         Ok(FileReader::whole(status, headers, bytes, source))
     }
@@ -364,7 +370,9 @@ impl Fetcher {
 
     /// The object out of a repository of this host, if one has it.
     fn object_in_place(&self, asker: &Asker<'_>) -> Result<Option<FileReader>, FetchError> {
-        let Some(object) = self.placed_object(&asker.request.origin.url) else { return Ok(None) };
+        let request = asker.request;
+        let object = self.placed_object(&request.origin.url, request.kind);
+        let Some(object) = object else { return Ok(None) };
         match self.may_have(asker, false)? {
             Verdict::Give(source) => {
                 if source == "stale" { &figures::FILES_STALE } else { &figures::FILES_HIT }.add(1);
@@ -438,7 +446,9 @@ impl Fetcher {
             self.grant_repository(asker);
             let headers = kept_fields(&body.headers);
             let meta = meta_of(asker, 200, &headers);
-            if body.total.is_none_or(|len| len > limits::FILE_WHOLE_LEN_MAX as u64) {
+            let mut share = self.files.share();
+            let fits = |len: &u64| *len <= limits::FILE_WHOLE_LEN_MAX as u64 && share.hold(*len);
+            if !body.total.as_ref().is_some_and(fits) {
                 figures::FILES_UPSTREAM.add(1);
                 let len = body.total;
                 let arriving = Arriving::new(self, asker.request, meta, body, flight);
@@ -446,7 +456,7 @@ impl Fetcher {
                 let reader = FileReader { status: 200, headers, len, source: "upstream", body };
                 return Ok(FileOutcome::Read(reader));
             }
-            match self.whole_object(asker, body) {
+            match self.whole_object(asker, body, share) {
                 Ok(bytes) => {
                     self.put(&meta, &bytes);
                     self.came(asker.request.kind, &asker.url, bytes.len() as u64);
@@ -464,8 +474,13 @@ impl Fetcher {
     }
 
     /// Reads an object that fits in memory, and checks it.
-    fn whole_object(&self, asker: &Asker<'_>, mut body: Body) -> Result<Vec<u8>, UpstreamError> {
-        let bytes = read_whole(&mut body, limits::FILE_WHOLE_LEN_MAX)?;
+    fn whole_object(
+        &self,
+        asker: &Asker<'_>,
+        mut body: Body,
+        share: Share,
+    ) -> Result<Loaded, UpstreamError> {
+        let bytes = read_whole(&mut body, limits::FILE_WHOLE_LEN_MAX, share)?;
         let bytes = bytes.ok_or(UpstreamError::WrongLength)?;
         let is_right = Check::of(asker.request.kind).is_none_or(|mut check| {
             check.update(&bytes);
@@ -566,8 +581,12 @@ fn is_private(headers: &Headers) -> bool {
     ["no-store", "private"].iter().any(|word| headers.contains_token("Cache-Control", word))
 }
 
-/// The whole body; `None`: it is longer than `bound`.
-fn read_whole(body: &mut Body, bound: usize) -> Result<Option<Vec<u8>>, UpstreamError> {
+/// The whole body; `None`: it is longer than `bound`, or there is no room for it.
+fn read_whole(
+    body: &mut Body,
+    bound: usize,
+    mut share: Share,
+) -> Result<Option<Loaded>, UpstreamError> {
     let declared = body.total.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
     // One byte more than declared, so that the end shows without another allocation.
     let mut bytes = vec![0; declared.min(bound) + 1];
@@ -583,7 +602,11 @@ fn read_whole(body: &mut Body, bound: usize) -> Result<Option<Vec<u8>>, Upstream
             0 => break,
             count => len += count,
         }
+        if !share.hold(len as u64) {
+            log_limited!(warn, "a file is passed on, not kept: others take all the memory");
+            return Ok(None);
+        }
     }
     bytes.truncate(len);
-    Ok(Some(bytes))
+    Ok(Some(Loaded::new(bytes, share)))
 }
