@@ -38,7 +38,8 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn of(meta: &Metadata) -> Stamp {
+    /// That of a file.
+    pub(super) fn of(meta: &Metadata) -> Stamp {
         let changed = (meta.ctime(), meta.ctime_nsec());
         Stamp { device: meta.dev(), inode: meta.ino(), len: meta.len(), changed }
     }

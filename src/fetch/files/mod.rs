@@ -141,7 +141,7 @@ impl FileReader {
     }
 
     fn stored(file: StoredFile, source: &'static str) -> FileReader {
-        let FileMeta { status, headers, .. } = file.meta().clone();
+        let (status, headers) = (file.meta().status, file.meta().headers.clone());
         let len = Some(file.body_len());
         FileReader { status, headers, len, source, body: FileBody::Stored(Box::new(file)) }
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use crate::base::figures;
 use crate::base::hash::{from_hex, hex, sha256};
+use crate::store::in_place::Stamp;
 
 /// Which file: the SHA-256 of its URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +46,16 @@ pub struct Bounds {
 struct Entry {
     len: u64,
     used: u64,
-    /// It was found right, or written, by this process.
-    checked: bool,
+    known: Known,
+}
+
+/// What this process knows of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// It was found right, or written.
+    pub checked: bool,
+    /// What told the file when it was found right: as long as that is the same, it is.
+    pub right: Option<Stamp>,
 }
 
 /// See the module.
@@ -74,12 +83,12 @@ impl FileIndex {
         self.entries.keys().copied().collect()
     }
 
-    /// Whether the file, if it is there, was found right before; now it is the one used last.
-    pub fn find(&mut self, key: &FileKey) -> Option<bool> {
+    /// What is known of the file, if it is there; now it is the one used last.
+    pub fn find(&mut self, key: &FileKey) -> Option<Known> {
         self.uses += 1;
         let entry = self.entries.get_mut(key)?;
         entry.used = self.uses;
-        Some(entry.checked)
+        Some(entry.known)
     }
 
     /// Whether the file is there.
@@ -87,10 +96,10 @@ impl FileIndex {
         self.entries.contains_key(key)
     }
 
-    /// Notes that the file was found right.
-    pub fn check(&mut self, key: &FileKey) {
+    /// Notes that the file was found right, and what told it then.
+    pub fn found_right(&mut self, key: &FileKey, stamp: Stamp) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.checked = true;
+            entry.known = Known { checked: true, right: Some(stamp) };
         }
     }
 
@@ -98,7 +107,8 @@ impl FileIndex {
     pub fn insert(&mut self, key: FileKey, len: u64, checked: bool) {
         self.remove(&key);
         self.uses += 1;
-        self.entries.insert(key, Entry { len, used: self.uses, checked });
+        let known = Known { checked, right: None };
+        self.entries.insert(key, Entry { len, used: self.uses, known });
         self.bytes += len;
         figures::FILES.add(1);
         figures::FILES_BYTES.add(len.cast_signed());
@@ -166,12 +176,15 @@ mod tests {
             index.insert(key(number), 10, true);
         }
         index.insert(key(0), 20, false);
+        let written = Known { checked: true, right: None };
         assert_eq!(
             [1, 0, 99].map(|number| index.find(&key(number))),
-            [Some(true), Some(false), None]
+            [Some(written), Some(Known::default()), None]
         );
-        index.check(&key(0));
-        assert_eq!([1, 0].map(|number| index.find(&key(number))), [Some(true), Some(true)]);
+        let stamp = Stamp::of(&std::fs::metadata(".").unwrap());
+        index.found_right(&key(0), stamp);
+        let right = Known { checked: true, right: Some(stamp) };
+        assert_eq!([1, 0].map(|number| index.find(&key(number))), [Some(written), Some(right)]);
         assert_eq!((index.count(), index.bytes()), (32, 330));
         assert_eq!(index.shrink(Bounds { count: 32, bytes: 330 }), []);
         // Sixteen are allowed, fifteen stay: the two used last and the youngest others.

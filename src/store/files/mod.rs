@@ -2,7 +2,8 @@
 //!
 //! One file per answer below `files/`, in 256 folders. Nothing is synced: a file that a loss of
 //! power tore, or that rotted, fails its hash when it is read, and is dropped. The last bytes of
-//! a body leave only after the hash was found right.
+//! a body leave only after the hash was found right: while they are read, or at an earlier reading
+//! of the same file, not changed since.
 //!
 //! **Invariant:** no lock is held over I/O. The index may name a file that is gone (then it is a
 //! miss), and never one that is not there whole.
@@ -25,10 +26,11 @@ use crate::limits;
 use crate::log_limited;
 use crate::store::backend::{Backend, write_all_at};
 use crate::store::error::{StoreError, is_full};
+use crate::store::in_place::Stamp;
 use crate::store::{Store, seal};
 
 use self::format::Head;
-use self::index::{Bounds, FileIndex, FileKey};
+use self::index::{Bounds, FileIndex, FileKey, Known};
 
 pub use self::format::FileMeta;
 
@@ -112,10 +114,10 @@ impl Store {
     #[must_use]
     pub fn file(self: &Arc<Store>, url: &str) -> Option<StoredFile> {
         let key = FileKey::of(url);
-        let is_checked = self.files.index.lock().find(&key)?;
+        let known = self.files.index.lock().find(&key)?;
         let path = self.files.path(&key);
         match StoredFile::open(Arc::clone(self), key, &path) {
-            Ok(Some(file)) if file.head.meta.url == url => file.checked(is_checked),
+            Ok(Some(file)) if file.head.meta.url == url => file.checked(known),
             Ok(_) => {
                 self.damaged(&key, &path);
                 None
@@ -256,6 +258,8 @@ pub struct StoredFile {
     /// The head as it lies on disk from the body's length on: what the hash covers of it.
     notes: Vec<u8>,
     file: File,
+    stamp: Stamp,
+    /// `None`: it was found right, while it was read or before.
     hasher: Option<ContentHasher>,
     /// Bytes of the body that are still to be read.
     left: u64,
@@ -278,8 +282,10 @@ impl StoredFile {
         /// With the head, most files come in one read.
         const FIRST_LEN: usize = 16 << 10;
         let mut file = File::open(path)?;
-        let mut bytes = Vec::with_capacity(FIRST_LEN);
-        (&mut file).take(FIRST_LEN as u64).read_to_end(&mut bytes)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        let first = usize::try_from(stamp.len()).unwrap_or(FIRST_LEN).min(FIRST_LEN);
+        let mut bytes = Vec::with_capacity(first);
+        (&mut file).take(first as u64).read_to_end(&mut bytes)?;
         let Some(body_at) = format::body_at(&bytes) else { return Ok(None) };
         if body_at > bytes.len() {
             (&mut file).take((body_at - bytes.len()) as u64).read_to_end(&mut bytes)?;
@@ -290,17 +296,20 @@ impl StoredFile {
         let notes = bytes.split_off(40);
         let left = head.body_len - part.len() as u64;
         let hasher = Some(ContentHasher::new(Algorithm::Sha256));
-        Ok(Some(StoredFile { store, key, head, notes, file, hasher, left, part, taken: false }))
+        let taken = false;
+        Ok(Some(StoredFile { store, key, head, notes, file, stamp, hasher, left, part, taken }))
     }
 
     /// Finds out whether it is right while nobody has seen any of it. A long one costs a second
     /// reading: once, since what this process wrote or read is right unless the disk fails now.
-    fn checked(self, is_checked: bool) -> Option<StoredFile> {
-        if self.head.body_len > limits::COPY_LEN as u64 && !is_checked {
+    /// What was found right is not hashed again while it is the same file, not changed since.
+    fn checked(mut self, known: Known) -> Option<StoredFile> {
+        if known.right == Some(self.stamp) {
+            self.hasher = None;
+        } else if self.head.body_len > limits::COPY_LEN as u64 && !known.checked {
             let path = self.store.files.path(&self.key);
             let again = StoredFile::open(Arc::clone(&self.store), self.key, &path).ok()??;
             again.filled()?.read_through().ok()?;
-            self.store.files.index.lock().check(&self.key);
         }
         self.filled()
     }
@@ -360,7 +369,6 @@ impl StoredFile {
 
     /// Reads as much as one part holds, and checks the hash at the end.
     fn fill(&mut self) -> Result<(), StoreError> {
-        let Some(mut hasher) = self.hasher.take() else { return Ok(()) };
         let room = (limits::COPY_LEN - self.part.len().min(limits::COPY_LEN)) as u64;
         let wanted = room.min(self.left);
         let read = (&mut self.file).take(wanted).read_to_end(&mut self.part);
@@ -369,13 +377,15 @@ impl StoredFile {
             return Err(StoreError::Damaged(self.store.files.path(&self.key)));
         }
         self.left -= wanted;
-        hasher.update(&self.part);
-        if self.left > 0 {
-            self.hasher = Some(hasher);
-        } else if finish(hasher, &self.notes) != self.head.hash {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&self.part);
+        }
+        let Some(hasher) = self.hasher.take_if(|_| self.left == 0) else { return Ok(()) };
+        if finish(hasher, &self.notes) != self.head.hash {
             self.store.damaged(&self.key, &self.store.files.path(&self.key));
             return Err(StoreError::Damaged(self.store.files.path(&self.key)));
         }
+        self.store.files.index.lock().found_right(&self.key, self.stamp);
         Ok(())
     }
 }

@@ -94,6 +94,38 @@ fn a_torn_or_rotten_file_is_dropped_and_never_whole() {
     assert_eq!(store.usage().files, 0);
 }
 
+/// A file that was found right is not hashed again, unless it is another, or was changed.
+#[test]
+fn what_changed_after_it_was_read_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let url = "http://a/b";
+    let path = store.files.path(&FileKey::of(url));
+    let is_hashed = || store.file(url).unwrap().hasher.is_some();
+    for len in [3000, 2 * limits::COPY_LEN] {
+        store.put_file(&meta(url), &body(len)).unwrap();
+        assert!(read(&store, url).unwrap() == body(len));
+        assert!(!is_hashed() && read(&store, url).unwrap() == body(len));
+        let before = fs::metadata(&path).unwrap();
+        let rot = || {
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            let at = before.len() - 1;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        };
+        // As often as it takes for the clock of the file system to go on.
+        rot();
+        while Stamp::of(&fs::metadata(&path).unwrap()) == Stamp::of(&before) {
+            rot();
+            rot();
+        }
+        assert_eq!(read(&store, url), None);
+        store.put_file(&meta(url), &body(len)).unwrap();
+        assert!(read(&store, url).unwrap() == body(len), "another of that name");
+    }
+}
+
 #[test]
 fn what_was_not_finished_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
