@@ -334,10 +334,10 @@ pub const FILEZ_HEADER_LEN_MAX: usize = 1 << 20;
 /// A file that may change is taken into memory up to this length: the summary of a large repository
 /// has 10 MB. A longer one is relayed, and not kept.
 pub const FILE_CHANGING_LEN_MAX: usize = 32 << 20;
-/// What all files may take in memory that are there whole on their way: four of the longest that may
-/// change, hundreds of the usual. A vector that grows may have twice as much. When full, the next
-/// that may change are relayed and not kept, or given without a look at which deltas they list;
-/// objects are served while they come.
+/// What all files may take in memory that are there whole on their way: four of the longest that
+/// may change, hundreds of the usual. A vector that grows may have twice as much. When full, the
+/// next that may change are relayed and not kept, or given without a look at which deltas they
+/// list; objects are served while they come.
 pub const FILES_IN_MEMORY_MAX: u64 = 4 * FILE_CHANGING_LEN_MAX as u64;
 /// Attempts at a file whose upstream fails in a way that may pass.
 pub const FILE_ATTEMPTS_MAX: u32 = 3;

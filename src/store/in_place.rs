@@ -346,8 +346,8 @@ fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// The object `checksum` in the archive repository at `repository`, open, and what tells its file from
-/// others; `None`: it is not there. Whether its bytes are those of its name is not looked at.
+/// The object `checksum` in the archive repository at `repository`, open, and what tells its file
+/// from others; `None`: it is not there. Whether its bytes are those of its name is not looked at.
 #[must_use]
 pub fn object(repository: &Path, checksum: &Checksum, kind: ObjectKind) -> Option<(File, Stamp)> {
     let path = repository.join(object_path(checksum, kind));

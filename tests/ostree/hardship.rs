@@ -73,7 +73,7 @@ fn superblocks_of_hostile_size_do_not_add_up_in_memory() {
     const LEN: u64 = 120 << 20;
     let site = Site::start();
     let paths: Vec<String> = (0..4)
-        .map(|number| format!("repo/deltas/{number}A/{}/superblock", "a".repeat(41)))
+        .map(|number| format!("repo/deltas/{number}A/{}A/superblock", "a".repeat(40)))
         .collect();
     for path in &paths {
         let path = site.root().join(path);
@@ -114,7 +114,7 @@ fn long_files_do_not_add_up_in_memory() {
     let mut client = Program::client("client", &[]);
     let mut waiting: Vec<TcpStream> = (0..FILES)
         .map(|number| {
-            let path = format!("repo/delta-indexes/{}A/{}.index", number % 10, "a".repeat(41));
+            let path = format!("repo/delta-indexes/{}A/{}A.index", number % 10, "a".repeat(40));
             let target = format!("http://{}/{number}/{path}", upstream.addr());
             let mut stream = with_little_room(client.addr());
             stream.set_read_timeout(Some(PATIENCE)).expect("a time to wait");
