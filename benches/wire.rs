@@ -12,6 +12,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -72,10 +73,12 @@ impl Cargo {
             let name = BlobName::parse(&blob.digest).expect("a digest");
             let pieces = blob.bytes.chunks(piece_len as usize).map(Sha1Hash::of).collect();
             let metainfo = Metainfo::of_blob(&name, len as u64, pieces).expect("a hash for each");
+            let metainfo = Arc::new(metainfo);
             let partial = store.begin(&name, Some(len as u64)).expect("the storage has room");
             partial.write(0, &[&blob.bytes]).expect("the disk has room");
             partial.feed().mark(Span { offset: 0, len: len as u64 });
-            store.seal(&partial, &metainfo).expect("it is complete");
+            store.seal(&partial, Arc::clone(&metainfo)).expect("it is complete");
+            store.settle().expect("the disk has room");
             let write = |folder: &str, bytes: &[u8]| {
                 let path = dir.path().join(folder).join(metainfo.name());
                 fs::write(path, bytes).expect("the disk has room");

@@ -213,7 +213,9 @@ fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
     let geometry = Geometry::for_blob(len).expect("a short blob");
     let pieces = bytes.chunks(geometry.piece_len() as usize);
     let metainfo = Metainfo::of_blob(&name, len, pieces.map(Sha1Hash::of).collect());
-    store.seal(&partial, &metainfo.expect("one hash for each piece"))
+    let blob = store.seal(&partial, Arc::new(metainfo.expect("one hash for each piece")))?;
+    store.settle()?;
+    Ok(blob)
 }
 
 /// Checks that everything the store gives is whole and right, and returns the names.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::path::Path;
+use std::sync::Arc;
 
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
@@ -67,7 +68,8 @@ pub fn fill(root: &Path, count: u64, len: usize) -> Vec<String> {
         partial.feed().mark(Span { offset: 0, len: len as u64 });
         let hashes = vec![Sha1Hash::of(&blob.bytes)];
         let metainfo = Metainfo::of_blob(&name, len as u64, hashes).expect("one piece");
-        store.seal(&partial, &metainfo).expect("it is complete");
+        store.seal(&partial, Arc::new(metainfo)).expect("it is complete");
+        store.settle().expect("the disk has room");
         blob.digest
     });
     digests.collect()

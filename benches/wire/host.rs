@@ -117,7 +117,7 @@ fn fetch(store: &Arc<Store>, engine: &Engine, metainfo: Metainfo, digests: bool)
         at = end;
     }
     assert!(!digests || content.finish() == name.digest().value(), "other bytes");
-    let blob = store.seal(&partial, &metainfo).expect("it is complete");
+    let blob = store.seal(&partial, metainfo).expect("it is complete");
     membership.became_whole(blob);
 }
 

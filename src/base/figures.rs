@@ -76,6 +76,9 @@ figures! {
     "torrent_cache_jobs", "Blobs being fetched now.": { Gauge JOBS "" }
     "torrent_cache_store_bytes", "Bytes of whole blobs in the store.": { Gauge STORE_BYTES "" }
     "torrent_cache_store_blobs", "Whole blobs in the store.": { Gauge STORE_BLOBS "" }
+    "torrent_cache_store_unsynced_blobs", "Those of them that a loss of power would take.": {
+        Gauge STORE_UNSYNCED ""
+    }
     "torrent_cache_store_evicted_total", "Blobs removed to make room.": { Counter STORE_EVICTED "" }
     "torrent_cache_store_errors_total", "Failed reads and writes of the store.": {
         Counter STORE_ERRORS ""

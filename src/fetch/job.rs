@@ -600,7 +600,7 @@ impl Conductor {
                 None => return Ok(()),
             },
         };
-        let blob = self.fetcher.store().seal(&self.partial, &metainfo)?;
+        let blob = self.fetcher.seal(&self.partial, &metainfo)?;
         let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
         match &self.membership {
             Some(membership) => membership.became_whole(blob),

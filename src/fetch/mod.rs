@@ -26,6 +26,7 @@ mod reader;
 mod republish;
 mod room;
 mod roots;
+mod settle;
 mod stream;
 mod superblock;
 
@@ -54,7 +55,7 @@ use crate::engine::Engine;
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
-use crate::store::{SeedEntry, Store};
+use crate::store::{Blob, Partial, SeedEntry, Store, StoreError};
 use crate::upstream::Upstream;
 
 use self::delta::Deltas;
@@ -110,6 +111,8 @@ pub struct Fetcher {
     share_objects: bool,
     /// URLs of objects that came.
     to_share: Sender<String>,
+    /// A blob was sealed, and is to be made durable.
+    to_settle: Sender<()>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
     upstream_rate: AtomicU64,
@@ -157,6 +160,8 @@ impl Fetcher {
             parts.engine.seed(entry);
         }
         let (to_share, came) = mailbox(limits::SHARE_QUEUE_MAX);
+        // One word is enough: all that are sealed are settled together.
+        let (to_settle, sealed) = mailbox(1);
         let fetcher = Arc::new(Fetcher {
             parts,
             offline: policy.offline,
@@ -173,6 +178,7 @@ impl Fetcher {
             misleading: Ranked::new(Rank::Leaf, HashMap::new()),
             share_objects: policy.share_objects,
             to_share,
+            to_settle,
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
@@ -183,6 +189,7 @@ impl Fetcher {
         republish::start(&fetcher, seeds);
         files::shared::start(&fetcher, came);
         roots::start(&fetcher);
+        settle::start(&fetcher, sealed);
         fetcher
     }
 
@@ -192,12 +199,13 @@ impl Fetcher {
         self.recent.lock().iter().rev().cloned().collect()
     }
 
-    /// Fails all jobs and waits for their threads.
+    /// Fails all jobs, waits for their threads, and makes durable what they brought.
     pub fn stop(&self) {
         self.stop.stop();
         self.parts.upstream.stop();
         // Whoever waits for one looks at the flag.
         let _ = self.to_share.try_send(String::new());
+        let _ = self.to_settle.try_send(());
         let jobs: Vec<Arc<Job>> = self.jobs.lock().values().cloned().collect();
         for job in jobs {
             job.cancel();
@@ -210,6 +218,14 @@ impl Fetcher {
             }
             threads.into_iter().for_each(thread::Handle::join);
         }
+        settle::settle(self);
+    }
+
+    /// Makes a complete blob one of the store's.
+    fn seal(&self, partial: &Partial, metainfo: &Arc<Metainfo>) -> Result<Arc<Blob>, StoreError> {
+        let blob = self.store().seal(partial, Arc::clone(metainfo))?;
+        settle::sealed(self);
+        Ok(blob)
     }
 
     fn is_stopping(&self) -> bool {

@@ -41,6 +41,8 @@ struct OwnFile {
     path: PathBuf,
     torrent: PathBuf,
     file: Arc<File>,
+    /// `None`: only on disk.
+    metainfo: Option<Arc<Metainfo>>,
     /// When its use is to be noted on disk again, in nanoseconds of [`Time`].
     touch_at: AtomicU64,
 }
@@ -53,7 +55,7 @@ impl Blob {
     /// Opens the blob of which `seed` is known.
     pub(super) fn open(layout: &Layout, seed: SeedEntry) -> Result<Blob, StoreError> {
         let file = open_file(&layout.blob(&seed.name))?;
-        let blob = Blob::of_file(layout, seed, Arc::new(file));
+        let blob = Blob::of_file(layout, seed, Arc::new(file), None);
         blob.check()?;
         // The length is from the start, which reads no metainfo: a blob that was cut before, by a
         // repair of the file system or by a person, must not be served as whole.
@@ -61,11 +63,17 @@ impl Blob {
         Ok(blob)
     }
 
-    /// The blob whose bytes `file` holds.
-    pub(super) fn of_file(layout: &Layout, seed: SeedEntry, file: Arc<File>) -> Blob {
+    /// The blob whose bytes `file` holds. One that was sealed just now brings its metainfo, which
+    /// is not on disk yet.
+    pub(super) fn of_file(
+        layout: &Layout,
+        seed: SeedEntry,
+        file: Arc<File>,
+        metainfo: Option<Arc<Metainfo>>,
+    ) -> Blob {
         let path = layout.blob(&seed.name);
         let torrent = layout.torrent(&seed.name, &seed.info_hash);
-        let own = OwnFile { path, torrent, file, touch_at: AtomicU64::new(0) };
+        let own = OwnFile { path, torrent, file, metainfo, touch_at: AtomicU64::new(0) };
         Blob { seed, bytes: Bytes::Own(own) }
     }
 
@@ -127,14 +135,30 @@ impl Blob {
         self.seed.info_hash
     }
 
+    /// What is known of it without opening it.
+    #[must_use]
+    pub(super) fn seed(&self) -> SeedEntry {
+        self.seed
+    }
+
+    /// The file that holds all of it; `None`: it lies elsewhere.
+    pub(super) fn own_file(&self) -> Option<&File> {
+        match &self.bytes {
+            Bytes::Own(own) => Some(&own.file),
+            Bytes::InPlace(..) => None,
+        }
+    }
+
     /// Its metainfo, read from disk.
     ///
     /// # Errors
     /// If the file cannot be read, or is not what was stored.
     pub fn metainfo(&self) -> Result<Metainfo, StoreError> {
         let torrent = match &self.bytes {
+            Bytes::Own(OwnFile { metainfo: Some(metainfo), .. }) | Bytes::InPlace(_, metainfo) => {
+                return Ok(Metainfo::clone(metainfo));
+            }
             Bytes::Own(own) => &own.torrent,
-            Bytes::InPlace(_, metainfo) => return Ok(Metainfo::clone(metainfo)),
         };
         let file = open_file(torrent)?;
         let mut bytes = Vec::new();

@@ -113,6 +113,11 @@ impl Index {
         self.entries.iter().map(|(name, entry)| entry.seed(name)).collect()
     }
 
+    /// The blob, if somebody holds it open. That is no use of it.
+    pub fn open_one(&self, name: &BlobName) -> Option<Arc<Blob>> {
+        self.entries.get(name)?.open.upgrade()
+    }
+
     /// Looks a blob up, which makes it the one used last.
     pub fn find(&mut self, name: &BlobName) -> Option<Found> {
         self.uses += 1;

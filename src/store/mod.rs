@@ -16,6 +16,7 @@ pub mod in_place;
 mod blob;
 mod error;
 mod files;
+mod fresh;
 mod index;
 mod layout;
 mod partial;
@@ -29,9 +30,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
+use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::Sha1Hash;
-use crate::base::ranked::{Rank, Ranked};
+use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::sys;
 use crate::log_limited;
 use crate::proto::blob::BlobName;
@@ -39,6 +41,7 @@ use crate::proto::metainfo::Metainfo;
 
 use self::backend::{Backend, Disk};
 use self::files::Files;
+use self::fresh::Fresh;
 use self::in_place::Adopted;
 use self::index::{Found, Gone, Index};
 use self::layout::Layout;
@@ -48,6 +51,7 @@ pub use self::blob::Blob;
 pub use self::error::StoreError;
 pub use self::feed::{Feed, FeedState, ReaderTicket, Wait};
 pub use self::files::{FileMeta, FileWriter, StoredFile};
+pub use self::fresh::Unsettled;
 pub use self::layout::FILES;
 pub use self::partial::Partial;
 pub use self::quota::{Max, MaxError};
@@ -97,6 +101,9 @@ pub struct Store {
     index: Ranked<Index>,
     files: Files,
     stamps: Stamps,
+    fresh: Ranked<Fresh>,
+    /// A blob was made durable, or was not.
+    settled: Signal,
     adopted: Ranked<Adopted>,
     on_evict: OnceLock<OnEvict>,
     /// Locked for as long as the store is open.
@@ -136,6 +143,8 @@ impl Store {
             index: Ranked::new(Rank::Index, index),
             files,
             stamps: Stamps::after(found.last_used),
+            fresh: Ranked::new(Rank::Leaf, Fresh::default()),
+            settled: Signal::new(),
             adopted: Ranked::new(Rank::Leaf, Adopted::default()),
             on_evict: OnceLock::new(),
             _lock: lock,
@@ -216,8 +225,13 @@ impl Store {
         if !self.contains(&seed.name) {
             return self.adopted_metainfo(&seed.name);
         }
-        let blob = Blob::open(&self.layout, *seed).ok()?;
-        blob.metainfo().ok().map(Arc::new)
+        // One that is not settled can only be had from whoever holds it.
+        let open = self.index.lock().open_one(&seed.name);
+        match open.filter(|blob| blob.seed() == *seed) {
+            Some(blob) => blob.metainfo().ok(),
+            None => Blob::open(&self.layout, *seed).ok()?.metainfo().ok(),
+        }
+        .map(Arc::new)
     }
 
     /// Whether files can be made: the file system may have become read-only.
@@ -276,30 +290,29 @@ impl Store {
         Ok(partial)
     }
 
-    /// Makes a complete partial, whose digest the caller found right, a whole blob. When this
-    /// returns it survives a loss of power.
+    /// Makes a complete partial, whose digest the caller found right, a whole blob. It survives a
+    /// loss of power after [`Store::settle`].
     ///
     /// # Errors
-    /// What the disk says: then the partial has failed, and the blob is not stored.
-    /// [`StoreError::Misuse`] if the partial is not complete or the metainfo is not of its length:
-    /// then nothing has happened.
-    pub fn seal(&self, partial: &Partial, metainfo: &Metainfo) -> Result<Arc<Blob>, StoreError> {
+    /// [`StoreError::Misuse`] if the partial is not complete or the metainfo is not of its length,
+    /// [`StoreError::Earlier`] if the disk failed it: then nothing has happened.
+    pub fn seal(
+        &self,
+        partial: &Partial,
+        metainfo: Arc<Metainfo>,
+    ) -> Result<Arc<Blob>, StoreError> {
         let len = metainfo.geometry().blob_len();
         if partial.len() != Some(len) {
             return Err(StoreError::Misuse("the metainfo is of another length"));
         }
-        partial.start_seal()?;
+        partial.end_with_seal()?;
         let seed = SeedEntry { name: partial.name(), info_hash: metainfo.info_hash(), len };
-        let sealed = seal::commit(self.backend(), &self.layout, &seed, partial.file(), metainfo);
-        if let Err(error) = sealed {
-            self.erase(&seed);
-            partial.end_seal(false);
-            return Err(error);
-        }
-        let blob = Arc::new(Blob::of_file(&self.layout, seed, Arc::clone(partial.file())));
+        let file = Arc::clone(partial.file());
+        let blob = Arc::new(Blob::of_file(&self.layout, seed, file, Some(metainfo)));
         blob.touch(&self.stamps);
+        // Held there before it could be evicted.
+        self.fresh.lock().push(Arc::clone(&blob), Time::now());
         self.index.lock().insert(seed, Arc::downgrade(&blob));
-        partial.end_seal(true);
         Ok(blob)
     }
 
@@ -322,6 +335,12 @@ impl Store {
     pub fn remove(&self, name: &BlobName) -> Result<(), StoreError> {
         let Some(gone) = self.index.lock().take(name) else { return Ok(()) };
         self.tell(gone.seed);
+        if !self.fresh.lock().remove(name) {
+            return Ok(());
+        }
+        for path in [self.layout.partial(name), self.layout.partial_torrent(name)] {
+            self.remove_file(&path);
+        }
         let erased = seal::erase(self.backend(), &self.layout, &gone.seed).and_then(|()| {
             let dir = self.layout.blobs();
             self.backend.sync_dir(dir).map_err(|error| StoreError::io("sync", dir, error))
@@ -340,7 +359,8 @@ impl Store {
     /// Lets the claimed `name` grow to `total` bytes, evicting others if need be.
     fn admit(&self, name: &BlobName, total: u64) -> Result<(), StoreError> {
         let max = self.max_bytes()?.saturating_sub(self.files.bytes());
-        let gone = self.index.lock().admit(name, total, max);
+        let room = || self.index.lock().admit(name, total, max);
+        let gone = room().or_else(|| self.settle_for_room().then(room)?);
         self.evict(gone.ok_or(StoreError::Full { wanted: total })?);
         Ok(())
     }
@@ -350,7 +370,8 @@ impl Store {
         // Looked at first: a file system may hand out what it has before it says "full".
         let mut short = len.saturating_sub(self.space()?.available);
         loop {
-            let gone = self.index.lock().evict(short);
+            let room = || self.index.lock().evict(short);
+            let gone = room().or_else(|| self.settle_for_room().then(room)?);
             self.evict(gone.ok_or(StoreError::Full { wanted: len })?);
             match self.backend.reserve(file, len) {
                 Ok(()) => return Ok(()),
@@ -358,6 +379,15 @@ impl Store {
                 Err(error) => return Err(StoreError::io("reserve room for", path, error)),
             }
         }
+    }
+
+    /// Settles what cannot be evicted before; `false`: there is nothing.
+    fn settle_for_room(&self) -> bool {
+        let any = self.unsettled().is_some();
+        if any && let Err(error) = self.settle() {
+            log_limited!(warn, "a blob is not kept: {error}");
+        }
+        any
     }
 
     /// Evicts what is too much for the bound, which may be lower than it was.

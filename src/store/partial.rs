@@ -31,8 +31,6 @@ pub struct Partial {
 enum Life {
     /// It fills; room for this many bytes was admitted.
     Open { admitted: u64 },
-    /// It is being sealed.
-    Sealing,
     /// The disk failed it.
     Failed,
     /// It is sealed or discarded: its name is not ours any more.
@@ -138,7 +136,7 @@ impl Partial {
             Life::Open { admitted } if total <= admitted => return Ok(()),
             Life::Open { .. } => {}
             Life::Failed => return Err(StoreError::Earlier),
-            Life::Sealing | Life::Over => return Err(StoreError::Misuse("the partial is closed")),
+            Life::Over => return Err(StoreError::Misuse("the partial is closed")),
         }
         self.store.admit(&self.name, total)?;
         if let Life::Open { admitted } = &mut *self.life.lock() {
@@ -154,23 +152,18 @@ impl Partial {
         }
     }
 
-    /// Closes it to writers, for sealing.
-    pub(super) fn start_seal(&self) -> Result<(), StoreError> {
+    /// Closes it to writers for good: it is a blob from now on.
+    pub(super) fn end_with_seal(&self) -> Result<(), StoreError> {
         if !self.feed.is_complete() {
             return Err(StoreError::Misuse("a partial is sealed before it is complete"));
         }
         let mut life = self.life.lock();
         match *life {
-            Life::Open { .. } => *life = Life::Sealing,
+            Life::Open { .. } => *life = Life::Over,
             Life::Failed => return Err(StoreError::Earlier),
-            Life::Sealing | Life::Over => return Err(StoreError::Misuse("the partial is closed")),
+            Life::Over => return Err(StoreError::Misuse("the partial is closed")),
         }
         Ok(())
-    }
-
-    /// Ends what [`Partial::start_seal`] began.
-    pub(super) fn end_seal(&self, sealed: bool) {
-        *self.life.lock() = if sealed { Life::Over } else { Life::Failed };
     }
 
     /// Closes it for good. Says whether its file and its name are left for the caller to clean up.

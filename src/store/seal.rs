@@ -15,29 +15,25 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::proto::metainfo::Metainfo;
 use crate::store::SeedEntry;
 use crate::store::backend::{Backend, write_all_at};
+use crate::store::blob::Blob;
 use crate::store::error::StoreError;
 use crate::store::layout::Layout;
 
-/// Seals the blob whose bytes are all in `bytes`, the file of its partial.
-pub fn commit(
-    backend: &dyn Backend,
-    layout: &Layout,
-    seed: &SeedEntry,
-    bytes: &File,
-    metainfo: &Metainfo,
-) -> Result<(), StoreError> {
+/// Makes a whole blob durable, whose file is still in `partial/`.
+pub fn commit(backend: &dyn Backend, layout: &Layout, blob: &Blob) -> Result<(), StoreError> {
+    let seed = blob.seed();
     let draft = layout.partial_torrent(&seed.name);
     let torrent = layout.torrent(&seed.name, &seed.info_hash);
     let file = create_anew(backend, &draft)?;
-    write_all_at(backend, &file, &[&metainfo.encode()], 0)
+    write_all_at(backend, &file, &[&blob.metainfo()?.encode()], 0)
         .map_err(|error| StoreError::io("write", &draft, error))?;
     backend.sync(&file).map_err(|error| StoreError::io("sync", &draft, error))?;
     move_durably(backend, &draft, &torrent, layout.torrents())?;
 
     let partial = layout.partial(&seed.name);
+    let bytes = blob.own_file().ok_or(StoreError::Misuse("it lies elsewhere"))?;
     backend.sync(bytes).map_err(|error| StoreError::io("sync", &partial, error))?;
     move_durably(backend, &partial, &layout.blob(&seed.name), layout.blobs())
 }

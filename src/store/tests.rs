@@ -32,11 +32,19 @@ fn whole(offset: u64, bytes: &[u8]) -> Span {
     Span { offset, len: bytes.len() as u64 }
 }
 
+/// A blob that was made durable.
 fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
+    let blob = seal(store, bytes)?;
+    store.settle()?;
+    Ok(blob)
+}
+
+/// A whole blob that was not made durable.
+fn seal(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
     let partial = store.begin(&name_of(bytes), Some(bytes.len() as u64))?;
     partial.write(0, &[bytes])?;
     partial.feed().mark(whole(0, bytes));
-    store.seal(&partial, &metainfo_of(bytes))
+    store.seal(&partial, Arc::new(metainfo_of(bytes)))
 }
 
 fn bytes_of(blob: &Blob) -> Vec<u8> {
@@ -45,9 +53,60 @@ fn bytes_of(blob: &Blob) -> Vec<u8> {
     bytes
 }
 
+/// The files of all blobs, whole or not.
+fn files_in(root: &Path) -> Vec<PathBuf> {
+    let dirs = ["blobs", "torrents", "partial"].map(|dir| root.join(dir));
+    let files = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap());
+    files.map(|file| file.unwrap().path()).collect()
+}
+
 /// A hundred bytes that differ by `number`.
 fn sample(number: u8) -> Vec<u8> {
     vec![number; 100]
+}
+
+#[test]
+fn a_blob_that_is_not_settled_is_one_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let bytes = sample(1);
+    drop(seal(&store, &bytes).unwrap());
+    assert_eq!(store.unsettled().map(|blobs| blobs.count), Some(1));
+    let blob = store.blob(&name_of(&bytes)).unwrap();
+    assert_eq!((bytes_of(&blob), store.usage().blobs), (bytes.clone(), 1));
+    let metainfo = metainfo_of(&bytes);
+    assert_eq!(blob.metainfo().unwrap(), metainfo);
+    assert_eq!(*store.metainfo(&blob.seed()).unwrap(), metainfo);
+    assert_eq!(bytes_of(&store.by_info_hash(&metainfo.info_hash()).unwrap()), bytes);
+    drop((blob, store));
+    let store = open(dir.path(), Max::None);
+    assert_eq!(store.usage().blobs, 0, "it might have lost bytes");
+    assert!(files_in(dir.path()).is_empty());
+}
+
+#[test]
+fn a_blob_that_is_not_settled_makes_room_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::Bytes(250));
+    for number in 0..4 {
+        drop(seal(&store, &sample(number)).unwrap());
+    }
+    assert_eq!(store.usage().blobs, 2);
+    assert!(store.contains(&name_of(&sample(3))) && !store.contains(&name_of(&sample(0))));
+}
+
+#[test]
+fn a_blob_that_is_removed_before_it_is_settled_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let name = name_of(&sample(1));
+    drop(seal(&store, &sample(1)).unwrap());
+    store.remove(&name).unwrap();
+    assert_eq!(store.unsettled().map(|blobs| blobs.count), None);
+    store.settle().unwrap();
+    assert!(files_in(dir.path()).is_empty());
+    put(&store, &sample(1)).unwrap();
+    assert!(store.contains(&name));
 }
 
 #[test]
@@ -92,14 +151,14 @@ fn a_partial_is_written_in_any_order_and_in_parts() {
     let single: Vec<&[u8]> = back.chunks(1).collect();
     partial.write(3000, &single).unwrap();
     partial.feed().mark(whole(3000, back));
-    let early = store.seal(&partial, &metainfo_of(&bytes)).unwrap_err();
+    let early = store.seal(&partial, Arc::new(metainfo_of(&bytes))).unwrap_err();
     assert!(matches!(early, StoreError::Misuse(_)), "{early}");
     partial.write(0, &[&[], front, &[]]).unwrap();
     partial.feed().mark(whole(0, front));
     let mut read = [0; 10];
     partial.read_at(&mut read, 2995).unwrap();
     assert_eq!(read, bytes[2995..3005]);
-    let blob = store.seal(&partial, &metainfo_of(&bytes)).unwrap();
+    let blob = store.seal(&partial, Arc::new(metainfo_of(&bytes))).unwrap();
     assert_eq!(bytes_of(&blob), bytes);
     let late = partial.write(0, &[b"x"]).unwrap_err();
     assert!(matches!(late, StoreError::Misuse(_)), "{late}");
@@ -120,8 +179,8 @@ fn rules_are_kept_by_errors() {
     partial.write(0, &[&bytes]).unwrap();
     partial.feed().mark(whole(0, &bytes));
     let other = metainfo_of(b"other");
-    assert!(matches!(store.seal(&partial, &other), Err(StoreError::Misuse(_))));
-    store.seal(&partial, &metainfo_of(&bytes)).unwrap();
+    assert!(matches!(store.seal(&partial, Arc::new(other)), Err(StoreError::Misuse(_))));
+    store.seal(&partial, Arc::new(metainfo_of(&bytes))).unwrap();
     assert!(matches!(store.begin(&name, Some(100)), Err(StoreError::Present)));
 }
 
@@ -135,7 +194,7 @@ fn a_blob_of_unknown_length_gets_one_before_it_is_sealed() {
     partial.feed().mark(whole(0, &bytes));
     assert!(matches!(partial.set_len(99), Err(StoreError::Misuse(_))));
     partial.set_len(100).unwrap();
-    assert_eq!(bytes_of(&store.seal(&partial, &metainfo_of(&bytes)).unwrap()), bytes);
+    assert_eq!(bytes_of(&store.seal(&partial, Arc::new(metainfo_of(&bytes))).unwrap()), bytes);
     assert_eq!(store.usage(), Usage { blobs: 1, bytes: 100, partial_bytes: 0, ..Usage::default() });
 }
 

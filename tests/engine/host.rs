@@ -133,7 +133,8 @@ impl Host {
         let partial = self.store.begin(&sample.name, Some(len)).unwrap();
         partial.write(0, &[&sample.bytes]).unwrap();
         partial.feed().mark(Span { offset: 0, len });
-        let blob = self.store.seal(&partial, &sample.metainfo).unwrap();
+        let blob = self.store.seal(&partial, Arc::clone(&sample.metainfo)).unwrap();
+        self.store.settle().unwrap();
         self.store.seeds().iter().for_each(|seed| self.engine.seed(seed));
         blob
     }
@@ -176,7 +177,8 @@ impl Fetching {
     /// As [`Fetching::expect`]; then seals the blob and goes on as a seed.
     pub fn finish(self, host: &Host, sample: &Sample) -> Membership {
         self.expect(sample);
-        let blob = host.store.seal(&self.partial, &sample.metainfo).unwrap();
+        let blob = host.store.seal(&self.partial, Arc::clone(&sample.metainfo)).unwrap();
+        host.store.settle().unwrap();
         self.membership.became_whole(blob);
         self.membership
     }

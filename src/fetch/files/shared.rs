@@ -305,7 +305,8 @@ impl Fetcher {
         };
         partial.feed().mark(Span { offset: 0, len });
         partial.feed().finish();
-        let blob = self.store().seal(&partial, &metainfo)?;
+        let metainfo = Arc::new(metainfo);
+        let blob = self.seal(&partial, &metainfo)?;
         let entry = SeedEntry { name, info_hash: blob.info_hash(), len };
         let (catalog, url) = (Arc::clone(&self.parts.catalog), url.to_owned());
         self.engine().introduce(&entry, move || {
