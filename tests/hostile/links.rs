@@ -48,6 +48,7 @@ impl Host {
             assert_eq!(get(&url(blob), &[]).expect("it comes").status, 200);
         }
         wait_for("the seeds", || (client.status()["seeds"] == SWARMS).then_some(()));
+        client.wait_until_synced();
         let torrents = std::path::Path::new(client.option("STORAGE")).join("torrents");
         let torrents = std::fs::read_dir(torrents).expect("it is there");
         let read = |torrent: std::io::Result<std::fs::DirEntry>| {

@@ -26,6 +26,7 @@ pub fn seed(targets: &Targets, blob: &Blob) -> Metainfo {
     let url = format!("http://{}/v2/a/blobs/{}", targets.client.addr(), blob.digest);
     assert_eq!(get(&url, &[]).expect("it comes").status, 200);
     wait_for("the seed", || (targets.client.status()["seeds"] == 1).then_some(()));
+    targets.client.wait_until_synced();
     let torrents = std::path::Path::new(targets.client.option("STORAGE")).join("torrents");
     let torrent = std::fs::read_dir(torrents).expect("it is there").next().expect("one");
     let torrent = std::fs::read(torrent.expect("it is there").path()).expect("it is there");

@@ -24,12 +24,6 @@ fn assert_seeds_it(world: &World) {
     assert_eq!(other.metric(FROM_PEERS), world.len());
 }
 
-/// Waits until a loss of power would take nothing that was pulled.
-fn wait_until_synced(client: &Program) {
-    const UNSYNCED: &str = "torrent_cache_store_unsynced_blobs";
-    wait_for("the blobs to be synced", || (client.metric(UNSYNCED) == 0).then_some(()));
-}
-
 #[test]
 fn a_stop_after_a_pull_loses_nothing() {
     let world = World::start(26, 8 * MIB);
@@ -99,7 +93,7 @@ fn a_kill_when_the_last_byte_is_out_leaves_it_whole_or_not_at_all() {
 fn a_kill_after_a_pull_loses_nothing() {
     let world = World::start(22, 8 * MIB);
     let mut client = world.seeder("client");
-    wait_until_synced(&client);
+    client.wait_until_synced();
     client.crash();
     client.start_again();
     assert_has_it(&world, &client);

@@ -47,6 +47,7 @@ pub fn asked(upstream: &FaultProxy, file: &str) -> usize {
 
 /// The file of the one delta in the client's store.
 fn stored(client: &Program) -> PathBuf {
+    client.wait_until_synced();
     let blobs = PathBuf::from(client.option("STORAGE")).join("blobs");
     let mut found = fs::read_dir(blobs).expect("the store made it");
     found.next().expect("it has the delta").expect("it can be read").path()

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::{Answer, free_port, get, loopback, temp_dir};
+use super::{Answer, free_port, get, loopback, temp_dir, wait_for};
 
 /// A `torrent-cache` process with its options; it can be stopped and started again on the same
 /// storage.
@@ -185,6 +185,12 @@ impl Program {
 
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("it runs")
+    }
+
+    /// Waits until the blobs that this client has fetched are durable, and under their names.
+    pub fn wait_until_synced(&self) {
+        const UNSYNCED: &str = "torrent_cache_store_unsynced_blobs";
+        wait_for("the blobs to be synced", || (self.metric(UNSYNCED) == 0).then_some(()));
     }
 
     /// The value of an option, given or default of the rig.
