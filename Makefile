@@ -15,7 +15,7 @@ run-tracker: export STORAGE ?= $(DATA)/tracker
 
 STATIC := target/$(shell uname -m)-unknown-linux-musl/release/torrent-cache
 
-.PHONY: help build static image image-files test interop check fmt lint doc tidy demo deb run-tracker run-client fuzz sim soak bench deps clean
+.PHONY: help build static image image-files test interop check fmt lint doc tidy demo deb run-tracker run-client fuzz sim soak bench bench-swarm deps clean
 
 help:
 	@echo 'make build         the release binary, target/release/torrent-cache'
@@ -33,6 +33,7 @@ help:
 	@echo 'make soak          pulls while processes are killed and frozen, for SOAK_SECONDS (300)'
 	@echo 'make sim           200 seeds of each simulated network (SIM_SEEDS, or one: SIM_SEED)'
 	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
+	@echo 'make bench-swarm   up to 17 hosts in network namespaces, with lines; also drawn (root)'
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
@@ -108,6 +109,11 @@ soak:
 bench: build
 	benches/install.sh $(BENCH)
 	$(CARGO) bench --locked $(if $(BENCH),--bench $(BENCH),--benches) -- $(ROWS)
+
+# Draws target/bench-swarm.svg.
+bench-swarm: build
+	benches/install.sh swarm
+	$(CARGO) bench --locked --bench swarm -- $(ROWS)
 
 deps:
 	tests/install.sh

@@ -10,6 +10,7 @@ install() {
   case $1 in
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
     ostree) tests/install.sh etcd-server nginx-light ostree ;;
+    swarm) tests/install.sh etcd-server iproute2 util-linux ;;
     tracker)
       tests/install.sh opentracker wrk
       # Without what they report to, which is not built by the compilers of today.

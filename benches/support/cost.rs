@@ -49,6 +49,16 @@ pub fn of_ended_children() -> f64 {
     (user + system) / TICKS_PER_SECOND
 }
 
+/// CPU seconds of the whole machine so far: what all processes and the kernel itself took.
+pub fn of_machine() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").expect("/proc is there");
+    let line = stat.lines().next().expect("the sum of all cores is first");
+    let ticks = line.split_ascii_whitespace().skip(1).map(|field| field.parse::<f64>());
+    // user, nice, system, idle, iowait, irq, softirq; the rest are guests, and counted before.
+    let busy = ticks.take(7).enumerate().filter(|(field, _)| ![3, 4].contains(field));
+    busy.map(|(_, ticks)| ticks.expect("a number")).sum::<f64>() / TICKS_PER_SECOND
+}
+
 /// The fields 14 to 17 of `stat` (proc(5)): user and system ticks of the process, and of its
 /// children that were waited for.
 fn ticks(path: &str) -> [f64; 4] {

@@ -19,6 +19,11 @@ pub struct Got {
 /// # Panics
 /// Unless the answer is 200 with a `Content-Length` and comes whole.
 pub fn get(addr: SocketAddr, path: &str) -> Got {
+    watch(addr, path, |_, _| ())
+}
+
+/// As [`get`]; `came` is told whenever more has come: how many bytes of the body, of how many.
+pub fn watch(addr: SocketAddr, path: &str, mut came: impl FnMut(u64, u64)) -> Got {
     let start = Instant::now();
     let mut stream = TcpStream::connect(addr).expect("the server listens");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -40,8 +45,10 @@ pub fn get(addr: SocketAddr, path: &str) -> Got {
         bytes += read(&mut stream, &mut buf) as u64;
     }
     let first_byte = start.elapsed();
+    came(bytes, len);
     while bytes < len {
         bytes += read(&mut stream, &mut buf) as u64;
+        came(bytes, len);
     }
     assert_eq!(bytes, len, "{path}");
     Got { first_byte, bytes }

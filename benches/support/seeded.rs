@@ -8,7 +8,7 @@ use std::sync::Arc;
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
 use torrent_cache::proto::blob::BlobName;
-use torrent_cache::proto::geometry::Span;
+use torrent_cache::proto::geometry::{Geometry, Span};
 use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::store::backend::{Backend, Disk};
 use torrent_cache::store::{Max, Store, StoreConfig};
@@ -55,19 +55,20 @@ pub fn random_blob(seed: u64, len: usize) -> Blob {
     Blob::new(bytes)
 }
 
-/// Fills the storage `root` with `count` blobs of `len` bytes, one piece each, and says what they
-/// are called.
+/// Fills the storage `root` with `count` blobs of `len` bytes and says what they are called.
 pub fn fill(root: &Path, count: u64, len: usize) -> Vec<String> {
     let config = StoreConfig { root: root.to_owned(), max: Max::None };
     let store = Store::open_on(Box::new(Hasty), config).expect("the storage can be opened");
+    let geometry = Geometry::for_blob(len as u64).expect("a usual length");
+    let piece_len = geometry.piece_len() as usize;
     let digests = (0..count).map(|seed| {
         let blob = random_blob(seed, len);
         let name = BlobName::parse(&blob.digest).expect("a digest");
         let partial = store.begin(&name, Some(len as u64)).expect("the storage has room");
         partial.write(0, &[&blob.bytes]).expect("the disk has room");
         partial.feed().mark(Span { offset: 0, len: len as u64 });
-        let hashes = vec![Sha1Hash::of(&blob.bytes)];
-        let metainfo = Metainfo::of_blob(&name, len as u64, hashes).expect("one piece");
+        let hashes = blob.bytes.chunks(piece_len).map(Sha1Hash::of).collect();
+        let metainfo = Metainfo::of_blob(&name, len as u64, hashes).expect("a hash for each");
         store.seal(&partial, Arc::new(metainfo)).expect("it is complete");
         store.settle().expect("the disk has room");
         blob.digest

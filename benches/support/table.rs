@@ -40,14 +40,19 @@ pub type Section = fn(&mut Table);
 /// Runs the sections whose names contain a word of the command line, or all if it has none, and
 /// prints the table of their rows.
 pub fn run(title: &'static str, sections: &[(&str, Section)]) {
-    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut table = Table::new(title);
     for (name, section) in sections {
-        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
+        if chosen(name) {
             section(&mut table);
         }
     }
     table.print();
+}
+
+/// Whether a word of the command line is in `name`, or there is none.
+pub fn chosen(name: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(word.as_str()))
 }
 
 impl Row {
@@ -161,6 +166,11 @@ pub fn mib(bytes: f64) -> String {
 /// A number of copies.
 pub fn share(copies: f64) -> String {
     format!("{copies:.2}")
+}
+
+/// A share of one, in percent.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 /// How many in a second.

@@ -118,6 +118,14 @@ impl Process {
         self.wait(PATIENCE)
     }
 
+    /// Kills it if it still runs, and says all that it has written.
+    pub fn finish(mut self) -> Finished {
+        let _ = self.child.kill();
+        let status = self.child.wait().expect("a child can be waited for");
+        self.join_readers();
+        Finished { status, output: self.output() }
+    }
+
     /// Freezes it (SIGSTOP): its connections stay open and silent.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);

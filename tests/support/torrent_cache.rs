@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use torrent_cache::base::sys;
 
 use super::process::Process;
 use super::{Answer, free_port, get, loopback, temp_dir, wait_for};
@@ -56,6 +57,17 @@ impl Program {
     pub fn client_with_disk(name: &str, bytes: u64, options: &[(&str, &str)]) -> Program {
         let bytes = bytes.to_string();
         Program::client(name, &[&[("DISK", bytes.as_str())], options].concat())
+    }
+
+    /// As [`Program::client`], in the network namespace of the process `pid`. It ends with the
+    /// thread that starts it, however that ends.
+    pub fn client_in(pid: u32, name: &str, options: &[(&str, &str)]) -> Program {
+        Program::client(name, &[&[("NETWORK", pid.to_string().as_str())], options].concat())
+    }
+
+    /// The same for [`Program::tracker`].
+    pub fn tracker_in(pid: u32, name: &str, options: &[(&str, &str)]) -> Program {
+        Program::tracker(name, &[&[("NETWORK", pid.to_string().as_str())], options].concat())
     }
 
     /// As [`Program::client`], with a wall clock that [`Program::set_clock`] sets. It is always the
@@ -150,6 +162,11 @@ impl Program {
         let mut command = if self.options.contains_key("DISK") {
             let mut command = Command::new("sh");
             command.args(["-c", WITH_DISK, "sh"]).arg(binary());
+            command
+        } else if let Some(pid) = self.options.get("NETWORK") {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/proc/{pid}/ns/net")).arg(binary());
+            sys::end_with_parent(&mut command);
             command
         } else if self.options.contains_key("CLOCK") {
             Command::new(env!("CARGO_BIN_EXE_torrent-cache"))
