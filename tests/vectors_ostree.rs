@@ -7,19 +7,20 @@ mod change;
 mod laws;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Cursor};
 use std::path::Path;
 
 use change::try_changed;
 use miniz_oxide::deflate::compress_to_vec;
 use torrent_cache::base::hash::sha256;
 use torrent_cache::base::rng::Rng;
+use torrent_cache::limits;
 use torrent_cache::proto::ostree::delta::{
     DeltaError, Superblock, contents, listed_in_index, listed_in_summary,
 };
 use torrent_cache::proto::ostree::filez::{FilezCheck, FilezError};
 use torrent_cache::proto::ostree::object::Object;
-use torrent_cache::proto::ostree::part::{Objects, PartError, unpack};
+use torrent_cache::proto::ostree::part::{self, Objects, PartError};
 use torrent_cache::proto::ostree::{Checksum, DeltaId, ObjectKind};
 
 fn file(name: &str) -> Vec<u8> {
@@ -162,6 +163,12 @@ fn inflated(mut packed: &[u8]) -> Vec<u8> {
     }
 }
 
+fn unpack(part: &[u8]) -> Result<Vec<u8>, PartError> {
+    // Of another part, longer and shorter.
+    let mut room = vec![7; 1000];
+    part::unpack(Cursor::new(part), &mut room).map(|()| room)
+}
+
 #[test]
 fn a_part_gives_the_objects_that_the_repository_has() {
     let superblocks = ["whole.superblock", "whole-inline.superblock"].map(file);
@@ -176,9 +183,10 @@ fn a_part_gives_the_objects_that_the_repository_has() {
         assert_eq!(objects.len().to_string(), counted("whole", "openspliceclose"));
         let mut heads = heads();
         for object in &objects {
-            let archived = object.archived().expect("it is right");
+            let mut room = b"another".to_vec();
+            let archived = object.archived(&mut room).expect("it is right");
             if object.kind != ObjectKind::FileZ {
-                assert_eq!(sha256(&archived), object.checksum.0);
+                assert_eq!(sha256(archived), object.checksum.0);
                 continue;
             }
             let head = heads.remove(&object.checksum.to_string()).expect("a file of it");
@@ -191,6 +199,10 @@ fn a_part_gives_the_objects_that_the_repository_has() {
         }
         assert!(heads.is_empty(), "all of them: {heads:?}");
     }
+}
+
+fn is_right(object: &Object) -> bool {
+    object.archived(&mut Vec::new()).is_some()
 }
 
 /// How many operations of this kind `ostree static-delta show` has counted in the one part.
@@ -206,12 +218,12 @@ fn objects_that_are_made_of_others_are_left_out() {
         assert_eq!(counted(name, " open"), made_of_others.to_string());
         let superblock = file(&format!("{name}.superblock"));
         let names = contents(&superblock).unwrap()[0];
-        let unpacked = unpack(&file(&format!("{name}.part"))[..]).unwrap();
+        let unpacked = unpack(&file(&format!("{name}.part"))).unwrap();
         let objects = Objects::new(&unpacked, names).unwrap();
         let objects: Vec<Object> = objects.map(Result::unwrap).collect();
         assert_eq!(objects.len() + made_of_others, names.len(), "{name}");
         // So the others have kept their places.
-        assert!(objects.iter().all(|object| object.archived().is_some()), "{name}");
+        assert!(objects.iter().all(|object| is_right(object)), "{name}");
         let new = objects.iter().any(|object| object.bytes == b"new\n");
         assert!(new, "{name}");
     }
@@ -221,11 +233,11 @@ fn objects_that_are_made_of_others_are_left_out() {
 fn an_object_that_is_not_what_it_is_named_for_is_not_made() {
     let superblock = file("whole.superblock");
     let names = contents(&superblock).unwrap()[0];
-    let mut unpacked = unpack(&file("whole.part")[..]).unwrap();
+    let mut unpacked = unpack(&file("whole.part")).unwrap();
     let at = unpacked.windows(9).position(|window| window == b"\n1000\n100").unwrap();
     unpacked[at + 1] = b'2';
     let objects = Objects::new(&unpacked, names).unwrap().map(Result::unwrap);
-    let wrong: Vec<Object> = objects.filter(|object| object.archived().is_none()).collect();
+    let wrong: Vec<Object> = objects.filter(|object| !is_right(object)).collect();
     let [wrong] = wrong.as_slice() else { panic!("one of them: {wrong:?}") };
     assert!(wrong.bytes.starts_with(b"1\n2\n3\n"));
 }
@@ -235,21 +247,42 @@ fn a_part_that_asks_for_too_much_is_refused() {
     // printf 'a part' | xz --lzma2=dict=256MiB
     const LARGE: &str = "fd377a585a000004e6d6b44602002101200000000988a5760100056120706172740000\
         00830bb27afe0c955300011e06c12fa41d1fb6f37d010000000004595a";
+    // The same with --block-size=3 in front of it.
+    const BLOCKS: &str = "fd377a585a000004e6d6b44602002101200000000988a576010002612070000078\
+        52ffe5cfce2a3e02002101200000000988a5760100026172740000a7e65730c36a7d4d00021b031b0300000f\
+        285259b1c467fb020000000004595a";
     let small = file("whole.part");
-    let large = [&b"x"[..], &bytes(LARGE)].concat();
-    let refused = unpack(&large[..]);
+    let packed = |xz| [&b"x"[..], &bytes(xz)].concat();
+    assert_eq!(unpack(&packed(LARGE)).unwrap(), b"a part", "it needs less than it asks for");
+    let refused = unpack(&packed(BLOCKS));
     let kind = io::ErrorKind::OutOfMemory;
     assert!(matches!(&refused, Err(PartError::Read(error)) if error.kind() == kind), "{refused:?}");
     assert!(matches!(unpack(&small[..100]), Err(PartError::Read(_))), "cut");
-    assert!(matches!(unpack(&b"z"[..]), Err(PartError::Compression(b'z'))));
-    assert!(matches!(unpack(std::io::repeat(0)), Err(PartError::TooLong)));
-    assert_eq!(unpack(&b"\0plain"[..]).unwrap(), b"plain");
+    assert!(matches!(unpack(b"z"), Err(PartError::Compression(b'z'))));
+    let long = vec![0; limits::PART_UNPACKED_LEN_MAX + 2];
+    assert!(matches!(unpack(&long), Err(PartError::TooLong)));
+    assert!(unpack(&long[1..]).is_ok());
+    assert_eq!(unpack(b"\0plain").unwrap(), b"plain");
+}
+
+#[test]
+fn a_part_of_several_blocks_or_filters_is_unpacked_too() {
+    // printf 'a part' | xz --block-size=3 --lzma2=dict=4KiB
+    const BLOCKS: &str = "fd377a585a000004e6d6b4460200210100000000372797d601000261207000007852\
+        ffe5cfce2a3e0200210100000000372797d60100026172740000a7e65730c36a7d4d00021b031b0300000f28\
+        5259b1c467fb020000000004595a";
+    // printf 'a part' | xz --x86 --lzma2=dict=4KiB
+    const FILTERS: &str = "fd377a585a000004e6d6b4460201040021010000da33ad0301000561207061727400\
+        0000830bb27afe0c955300011e06c12fa41d1fb6f37d010000000004595a";
+    for xz in [BLOCKS, FILTERS] {
+        assert_eq!(unpack(&[&b"x"[..], &bytes(xz)].concat()).unwrap(), b"a part");
+    }
 }
 
 #[test]
 fn changed_parts_are_refused_or_within_the_bounds() {
     let packed = file("changed.part");
-    let unpacked = unpack(&packed[..]).unwrap();
+    let unpacked = unpack(&packed).unwrap();
     try_changed(&[packed, unpacked], laws::part);
 }
 

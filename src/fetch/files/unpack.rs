@@ -11,7 +11,7 @@
 //! Not here: what is in a part (`proto::ostree::part`).
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::{Arc, OnceLock};
 
 use crate::base::clock::Time;
@@ -36,9 +36,27 @@ pub struct Unpacker {
     served: Ranked<VecDeque<Arc<ServedDelta>>>,
     /// By repository, delta and part.
     flights: Flights,
-    /// A part is being unpacked.
-    is_busy: Ranked<bool>,
+    turns: Ranked<Turns>,
     freed: Signal,
+}
+
+/// Who unpacks, and who waits for that.
+#[derive(Default)]
+struct Turns {
+    /// A part is being unpacked.
+    is_busy: bool,
+    waiting: usize,
+    /// Of the last part, while there is one who takes it over.
+    room: Room,
+}
+
+/// Memory that is used for one part after another: to take it anew costs as much as to fill it.
+#[derive(Default)]
+struct Room {
+    /// A part that is unpacked.
+    part: Vec<u8>,
+    /// A file of it, as it is kept.
+    object: Vec<u8>,
 }
 
 /// A delta that was served.
@@ -66,7 +84,7 @@ impl Unpacker {
         Unpacker {
             served: Ranked::new(Rank::Leaf, VecDeque::new()),
             flights: Flights::new(),
-            is_busy: Ranked::new(Rank::Leaf, false),
+            turns: Ranked::new(Rank::Leaf, Turns::default()),
             freed: Signal::new(),
         }
     }
@@ -93,25 +111,36 @@ impl Unpacker {
 
     /// Waits until nobody unpacks a part; `None`: not by `deadline`.
     fn turn(&self, deadline: Time) -> Option<Turn<'_>> {
-        let mut is_busy = self.is_busy.lock();
-        while *is_busy {
-            if Time::now() >= deadline {
-                return None;
-            }
-            is_busy = self.freed.wait_until(is_busy, deadline);
+        let mut turns = self.turns.lock();
+        turns.waiting += 1;
+        while turns.is_busy && Time::now() < deadline {
+            turns = self.freed.wait_until(turns, deadline);
         }
-        *is_busy = true;
-        Some(Turn(self))
+        turns.waiting -= 1;
+        if turns.is_busy {
+            return None;
+        }
+        turns.is_busy = true;
+        let room = std::mem::take(&mut turns.room);
+        Some(Turn { unpacker: self, room })
     }
 }
 
-/// The right to unpack a part.
-struct Turn<'a>(&'a Unpacker);
+/// The right to unpack a part, and the memory for it.
+struct Turn<'a> {
+    unpacker: &'a Unpacker,
+    room: Room,
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.is_busy.lock() = false;
-        self.0.freed.wake_one();
+        let mut turns = self.unpacker.turns.lock();
+        turns.is_busy = false;
+        if turns.waiting > 0 {
+            turns.room = std::mem::take(&mut self.room);
+        }
+        drop(turns);
+        self.unpacker.freed.wake_one();
     }
 }
 
@@ -225,10 +254,11 @@ impl Fetcher {
         // One that is inside the superblock came with it.
         let file = delta.layout.part(u32::from(number)).or_else(|| delta.layout.span(0))?;
         let bytes = self.proven(delta, file, deadline)?;
-        let _turn = self.unpacker.turn(deadline)?;
+        let mut turn = self.unpacker.turn(deadline)?;
         let superblock = self.superblock_here(delta, deadline)?;
         let unpacked = thread::contain(|| {
-            self.unpack(delta, number, &superblock, Window::of(bytes, file), public)
+            let packed = Window::of(bytes, file);
+            self.unpack(delta, number, &superblock, packed, public, &mut turn.room)
         });
         Some(unpacked.unwrap_or_else(|| Err("unpacking it failed".to_owned())))
     }
@@ -241,15 +271,16 @@ impl Fetcher {
         superblock: &[u8],
         packed: Window,
         public: bool,
+        room: &mut Room,
     ) -> Result<usize, String> {
         let contents = delta::contents(superblock).map_err(|error| error.to_string())?;
         let contents = *contents.get(usize::from(number)).ok_or("there is no such part")?;
         let unpacked = match contents.inline {
-            Some(inline) => part::unpack(inline),
-            None => part::unpack(packed),
+            Some(inline) => part::unpack(Cursor::new(inline), &mut room.part),
+            None => part::unpack(packed, &mut room.part),
         };
-        let unpacked = unpacked.map_err(|error| error.to_string())?;
-        let objects = Objects::new(&unpacked, contents).map_err(|error| error.to_string())?;
+        unpacked.map_err(|error| error.to_string())?;
+        let objects = Objects::new(&room.part, contents).map_err(|error| error.to_string())?;
         let mut kept = 0;
         for object in objects {
             let object = object.map_err(|error| error.to_string())?;
@@ -261,15 +292,14 @@ impl Fetcher {
             if self.store().has_file(&url) {
                 continue;
             }
-            let Some(archived) = object.archived() else {
+            let Some(archived) = object.archived(&mut room.object) else {
                 figures::MISMATCHES_UPSTREAM.add(1);
                 log_limited!(warn, "object {} of a delta is another", object.checksum);
                 continue;
             };
             let mut headers = Headers::new();
             headers.append("Content-Type", "application/octet-stream");
-            match self.store().put_file(&FileMeta { url, status: 200, public, headers }, &archived)
-            {
+            match self.store().put_file(&FileMeta { url, status: 200, public, headers }, archived) {
                 Ok(()) => {
                     figures::OBJECTS_UNPACKED.add(1);
                     kept += 1;
@@ -323,25 +353,39 @@ impl Bytes {
     }
 }
 
-/// The bytes of one file of a delta, in order.
+/// The bytes of one file of a delta.
 struct Window {
     bytes: Bytes,
-    left: Span,
+    file: Span,
+    /// What of the file is read next.
+    at: u64,
 }
 
 impl Window {
     fn of(bytes: Bytes, file: Span) -> Window {
-        Window { bytes, left: file }
+        Window { bytes, file, at: 0 }
     }
 }
 
 impl Read for Window {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = usize::try_from(self.left.len).unwrap_or(usize::MAX).min(buf.len());
-        let read = self.bytes.read_at(&mut buf[..len], self.left.offset);
+        let left = self.file.len.saturating_sub(self.at);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        let read = self.bytes.read_at(&mut buf[..len], self.file.offset + self.at);
         read.map_err(|error| io::Error::other(error.to_string()))?;
-        self.left.offset += len as u64;
-        self.left.len -= len as u64;
+        self.at += len as u64;
         Ok(len)
+    }
+}
+
+impl Seek for Window {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.file.len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }

@@ -14,6 +14,8 @@ const LINK: u32 = 0o120_000;
 
 /// The most bytes that one block of deflate holds as they are (RFC 1951 section 3.2.4).
 const STORED_LEN_MAX: usize = 0xffff;
+/// Length of what stands before each: whether it is the last, and its length, twice.
+const BLOCK_HEADER_LEN: usize = 5;
 
 /// An object as a part carries it, not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +47,19 @@ impl Object<'_> {
         self.bytes.len().saturating_add(head).saturating_add(64)
     }
 
-    /// The file that an archive repository has of it. `None`: it has not the checksum that it is
-    /// named for, or is no file that a repository holds.
+    /// The file that an archive repository has of it, made in `room` if it does not lie in the part
+    /// as it is. `None`: it has not the checksum that it is named for, or is no file that a
+    /// repository holds.
     #[must_use]
-    pub fn archived(&self) -> Option<Vec<u8>> {
+    pub fn archived<'b>(&'b self, room: &'b mut Vec<u8>) -> Option<&'b [u8]> {
         match &self.file {
-            None => (sha256(self.bytes) == self.checksum.0).then(|| self.bytes.to_vec()),
-            Some(head) => self.packed(head),
+            None => (sha256(self.bytes) == self.checksum.0).then_some(self.bytes),
+            Some(head) => self.packed(head, room),
         }
     }
 
     /// A file: its length and its header, which is padded to be aligned, and its bytes.
-    fn packed(&self, head: &FileHead<'_>) -> Option<Vec<u8>> {
+    fn packed<'b>(&self, head: &FileHead<'_>, room: &'b mut Vec<u8>) -> Option<&'b [u8]> {
         let mode = head.numbers[2];
         let (target, content) = match mode & KIND_OF_FILE {
             REGULAR => (&[][..], Some(self.bytes)),
@@ -70,11 +73,12 @@ impl Object<'_> {
             return None;
         }
         let len = content.map_or(0, <[u8]>::len);
-        let mut packed = header(Some(len as u64), head, target)?;
+        room.clear();
+        room.extend_from_slice(&header(Some(len as u64), head, target)?);
         if let Some(content) = content {
-            store(&mut packed, content);
+            store(room, content);
         }
-        Some(packed)
+        Some(room)
     }
 }
 
@@ -103,7 +107,8 @@ fn header(len: Option<u64>, head: &FileHead<'_>, target: &[u8]) -> Option<Vec<u8
 
 /// Appends `content` as raw deflate that is not compressed: the reader is on this host.
 fn store(out: &mut Vec<u8>, content: &[u8]) {
-    out.reserve(content.len());
+    let blocks = content.chunks(STORED_LEN_MAX).len().max(1);
+    out.reserve(content.len().saturating_add(blocks.saturating_mul(BLOCK_HEADER_LEN)));
     let mut rest = content;
     loop {
         let (block, after) = rest.split_at(rest.len().min(STORED_LEN_MAX));

@@ -8,9 +8,9 @@
 //! Not here: objects that are made with another one as a source, which this host may not have.
 
 use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-use lzma_rust2::XzReader;
+use lzma_rust2::{DICT_SIZE_MIN, Lzma2Reader, XzReader, xz_uncompressed_size};
 
 use crate::limits;
 use crate::proto::ostree::ObjectKind;
@@ -20,6 +20,12 @@ use crate::proto::ostree::object::{FileHead, Object};
 
 /// Length of an entry in the table of modes: owner, group and mode.
 const MODE_LEN: usize = 12;
+
+/// Where in a part's file stands what is packed: behind the byte that says how.
+const PACKED_AT: u64 = 1;
+/// What an xz file begins with, and with the header of a block that has one filter.
+const XZ_STREAM_HEADER_LEN: usize = 12;
+const PLAIN_HEAD_LEN: usize = XZ_STREAM_HEADER_LEN + 12;
 
 /// Bytes that are no part of a delta within the bounds.
 #[derive(Debug)]
@@ -53,28 +59,69 @@ impl From<Malformed> for PartError {
     }
 }
 
-/// Unpacks the file of a part.
+/// Unpacks the file of a part into `bytes`, in place of what is there.
 ///
 /// # Errors
 /// [`PartError`].
-pub fn unpack(mut file: impl Read) -> Result<Vec<u8>, PartError> {
+pub fn unpack(mut file: impl Read + Seek, bytes: &mut Vec<u8>) -> Result<(), PartError> {
     let mut kind = [0];
     file.read_exact(&mut kind).map_err(PartError::Read)?;
     match kind {
-        [0] => read_bounded(file),
+        [0] => read_bounded(file, bytes),
         [b'x'] => {
+            if unpack_plain(&mut file, bytes).map_err(PartError::Read)? {
+                return Ok(());
+            }
+            file.seek(SeekFrom::Start(PACKED_AT)).map_err(PartError::Read)?;
             let file = BufReader::new(file);
-            read_bounded(XzReader::new_mem_limit(file, false, limits::PART_XZ_KIB_MAX))
+            read_bounded(XzReader::new_mem_limit(file, false, limits::PART_XZ_KIB_MAX), bytes)
         }
         [other] => Err(PartError::Compression(other)),
     }
 }
 
-fn read_bounded(from: impl Read) -> Result<Vec<u8>, PartError> {
+fn read_bounded(from: impl Read, bytes: &mut Vec<u8>) -> Result<(), PartError> {
     let bound = limits::PART_UNPACKED_LEN_MAX;
-    let mut bytes = Vec::new();
-    from.take((bound as u64).saturating_add(1)).read_to_end(&mut bytes).map_err(PartError::Read)?;
-    if bytes.len() > bound { Err(PartError::TooLong) } else { Ok(bytes) }
+    bytes.clear();
+    from.take((bound as u64).saturating_add(1)).read_to_end(bytes).map_err(PartError::Read)?;
+    if bytes.len() > bound { Err(PartError::TooLong) } else { Ok(()) }
+}
+
+/// Unpacks a part as libostree packs it: one block of LZMA2, which the end of the file says the
+/// length of. So the memory is known beforehand, and the dictionary no larger than what is in it.
+/// The block's CRC-64 is not looked at: each object has its SHA-256.
+///
+/// `false`: it is another, or damaged, which is for the reader of all of xz to tell.
+fn unpack_plain(file: &mut (impl Read + Seek), bytes: &mut Vec<u8>) -> io::Result<bool> {
+    let Ok(len) = xz_uncompressed_size(&mut *file) else { return Ok(false) };
+    let bound = limits::PART_UNPACKED_LEN_MAX;
+    let Some(len) = usize::try_from(len).ok().filter(|len| *len <= bound) else {
+        return Ok(false);
+    };
+    file.seek(SeekFrom::Start(PACKED_AT))?;
+    let mut file = BufReader::new(file);
+    let mut head = [0; PLAIN_HEAD_LEN];
+    file.read_exact(&mut head)?;
+    let Some(dictionary) = plain_dictionary(&head) else { return Ok(false) };
+    let dictionary = dictionary.min((len as u64).max(u64::from(DICT_SIZE_MIN)));
+    let Ok(dictionary) = u32::try_from(dictionary) else { return Ok(false) };
+    if bytes.capacity() < len {
+        *bytes = vec![0; len];
+    } else {
+        bytes.resize(len, 0);
+    }
+    let mut unpacked = Lzma2Reader::new(file, dictionary, None);
+    Ok(unpacked.read_exact(bytes).is_ok() && matches!(unpacked.read(&mut [0]), Ok(0)))
+}
+
+/// The length of the dictionary that the first block of an xz file asks for, which begins with
+/// `head`. `None`: there is more than LZMA2 (.xz file format 1.2.1, sections 3.1 and 5.3.1).
+fn plain_dictionary(head: &[u8; PLAIN_HEAD_LEN]) -> Option<u64> {
+    // Which it is, was checked with the length.
+    let (_stream, block) = head.split_first_chunk::<XZ_STREAM_HEADER_LEN>()?;
+    // Its length in words but for one; one filter and no lengths; LZMA2, with one byte; padding.
+    let [2, 0, 0x21, 1, bits @ 0..=39, 0, 0, 0, ..] = *block else { return None };
+    u64::from(2 | (bits & 1)).checked_shl(u32::from(bits / 2).saturating_add(11))
 }
 
 /// The objects that an unpacked part carries whole, in order. It ends with the first error.

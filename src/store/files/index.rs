@@ -54,7 +54,8 @@ struct Entry {
 pub struct Known {
     /// It was found right, or written.
     pub checked: bool,
-    /// What told the file when it was found right: as long as that is the same, it is.
+    /// What told the file when it was found right, or was there whole: as long as that is the same,
+    /// it is.
     pub right: Option<Stamp>,
 }
 
@@ -104,10 +105,9 @@ impl FileIndex {
     }
 
     /// Adds a file of `len` bytes on disk as the one used last, in place of one of that name.
-    pub fn insert(&mut self, key: FileKey, len: u64, checked: bool) {
+    pub fn insert(&mut self, key: FileKey, len: u64, known: Known) {
         self.remove(&key);
         self.uses += 1;
-        let known = Known { checked, right: None };
         self.entries.insert(key, Entry { len, used: self.uses, known });
         self.bytes += len;
         figures::FILES.add(1);
@@ -172,11 +172,11 @@ mod tests {
     fn who_was_used_last_stays() {
         let mut index = FileIndex::default();
         let key = |number: u64| FileKey::of(&number.to_string());
-        for number in 0..32 {
-            index.insert(key(number), 10, true);
-        }
-        index.insert(key(0), 20, false);
         let written = Known { checked: true, right: None };
+        for number in 0..32 {
+            index.insert(key(number), 10, written);
+        }
+        index.insert(key(0), 20, Known::default());
         assert_eq!(
             [1, 0, 99].map(|number| index.find(&key(number))),
             [Some(written), Some(Known::default()), None]

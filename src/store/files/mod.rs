@@ -3,7 +3,7 @@
 //! One file per answer below `files/`, in 256 folders. Nothing is synced: a file that a loss of
 //! power tore, or that rotted, fails its hash when it is read, and is dropped. The last bytes of
 //! a body leave only after the hash was found right: while they are read, or at an earlier reading
-//! of the same file, not changed since.
+//! of the same file, or when this process wrote it; not changed since.
 //!
 //! **Invariant:** no lock is held over I/O. The index may name a file that is gone (then it is a
 //! miss), and never one that is not there whole.
@@ -72,7 +72,7 @@ impl Files {
         found.sort_unstable();
         let mut index = FileIndex::default();
         for (_, key, len) in found {
-            index.insert(key, len, false);
+            index.insert(key, len, Known::default());
         }
         Ok(Files { root, index: Ranked::new(Rank::Index, index), next: AtomicU64::new(0) })
     }
@@ -166,7 +166,7 @@ impl Store {
         let (path, file) = self.create_file(&key)?;
         let written = write_all_at(self.backend(), &file, &[&head, body], 0)
             .map_err(|error| self.not_written(&path, error))
-            .and_then(|()| self.publish_file(key, &path, len));
+            .and_then(|()| self.publish_file(key, &path, &file, len));
         written.inspect_err(|_| remove(self.backend(), &path))
     }
 
@@ -219,13 +219,21 @@ impl Store {
     }
 
     /// Gives a whole file its name and counts it.
-    fn publish_file(&self, key: FileKey, from: &Path, len: u64) -> Result<(), StoreError> {
+    fn publish_file(
+        &self,
+        key: FileKey,
+        from: &Path,
+        file: &File,
+        len: u64,
+    ) -> Result<(), StoreError> {
         let path = self.files.path(&key);
         if from != path {
             let renamed = self.backend().rename(from, &path);
             renamed.map_err(|error| StoreError::io("rename", from, error))?;
         }
-        self.files.index.lock().insert(key, len, true);
+        // What was hashed on its way there need not be again, as long as nobody changes it.
+        let right = file.metadata().ok().map(|meta| Stamp::of(&meta));
+        self.files.index.lock().insert(key, len, Known { checked: true, right });
         Ok(())
     }
 
@@ -432,7 +440,7 @@ impl FileWriter {
         write_all_at(self.store.backend(), &self.file, &[&head], 0)
             .map_err(|error| self.store.not_written(&self.path, error))?;
         let key = FileKey::of(&self.meta.url);
-        self.store.publish_file(key, &self.path, self.body_at + self.len)
+        self.store.publish_file(key, &self.path, &self.file, self.body_at + self.len)
     }
 }
 
