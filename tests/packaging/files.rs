@@ -57,6 +57,7 @@ fn every_file_on_disk_is_in_the_table() {
     let client = network.client("client", &[]);
     network.pull_through(&client);
     network.wait_until_published(&client);
+    client.wait_until_synced();
     // The lock, and two files for each blob.
     let blobs = usize::try_from(network.image.blob_count()).expect("a few");
     assert!(assert_listed(command("client"), &client) > 2 * blobs);
