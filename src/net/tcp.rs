@@ -13,8 +13,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long sent bytes may stay unacknowledged: then the other side or the way to it is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Listens on `address`; port 0 takes any free one. `[::]` takes IPv4 as well. What is accepted is
-/// [`tune`]d: it inherits the options of the listener.
+/// Listens on `address`; port 0 takes any free one. `[::]` takes IPv4 as well. What is accepted has
+/// the same options as what is connected: it inherits them from the listener.
 ///
 /// # Errors
 /// If the address is not ours or its port is taken.
@@ -31,7 +31,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Connects to `address` and [`tune`]s the connection.
+/// Connects to `address`. The connection does not wait for more to send, and ends when the other
+/// side is gone without a word.
 ///
 /// # Errors
 /// If the other side refuses or does not answer within `patience`.
