@@ -10,7 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use torrent_cache::base::hash::{Sha1Hash, sha256};
 use torrent_cache::base::rng::Rng;
@@ -28,6 +29,8 @@ enum Fault {
     CutAt(usize),
     /// This one step fails, with this `errno`.
     Once(usize, i32),
+    /// This one step lasts until the test has met it twice at [`Faulty::meeting`].
+    HoldAt(usize),
 }
 
 /// A change of one name in a directory that is not synced yet: the file's number, or its removal.
@@ -46,11 +49,14 @@ struct State {
 
 /// A disk with a live and a durable copy. Clones share them.
 #[derive(Clone)]
-struct Faulty(Arc<Mutex<State>>);
+struct Faulty {
+    state: Arc<Mutex<State>>,
+    meeting: Arc<Barrier>,
+}
 
 impl Faulty {
     fn new(fault: Fault) -> Faulty {
-        Faulty(Arc::new(Mutex::new(State {
+        let state = State {
             fault,
             steps: 0,
             files: HashMap::new(),
@@ -58,11 +64,12 @@ impl Faulty {
             synced_names: BTreeMap::new(),
             changes: Vec::new(),
             live_names: BTreeMap::new(),
-        })))
+        };
+        Faulty { state: Arc::new(Mutex::new(state)), meeting: Arc::new(Barrier::new(2)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no holder panics")
+        self.state.lock().expect("no holder panics")
     }
 
     fn set(&self, fault: Fault) {
@@ -81,6 +88,12 @@ impl Faulty {
         let step = state.steps;
         state.steps += 1;
         match state.fault {
+            Fault::HoldAt(at) if step == at => {
+                drop(state);
+                self.meeting.wait();
+                self.meeting.wait();
+                Ok(self.state())
+            }
             Fault::CutAt(at) if step >= at => Err(io::Error::from_raw_os_error(libc::EIO)),
             Fault::Once(at, errno) if step == at => Err(io::Error::from_raw_os_error(errno)),
             _ => Ok(state),
@@ -205,7 +218,15 @@ fn name_of(bytes: &[u8]) -> BlobName {
     BlobName::Content(Digest::Sha256(sha256(bytes)))
 }
 
+/// A blob that was made durable.
 fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
+    let blob = seal(store, bytes)?;
+    store.settle()?;
+    Ok(blob)
+}
+
+/// A whole blob that was not made durable.
+fn seal(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
     let (name, len) = (name_of(bytes), bytes.len() as u64);
     let partial = store.begin(&name, Some(len))?;
     partial.write(0, &[bytes])?;
@@ -213,9 +234,7 @@ fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
     let geometry = Geometry::for_blob(len).expect("a short blob");
     let pieces = bytes.chunks(geometry.piece_len() as usize);
     let metainfo = Metainfo::of_blob(&name, len, pieces.map(Sha1Hash::of).collect());
-    let blob = store.seal(&partial, Arc::new(metainfo.expect("one hash for each piece")))?;
-    store.settle()?;
-    Ok(blob)
+    store.seal(&partial, Arc::new(metainfo.expect("one hash for each piece")))
 }
 
 /// Checks that everything the store gives is whole and right, and returns the names.
@@ -345,6 +364,30 @@ fn a_step_that_fails_is_named_and_the_store_goes_on() {
             check_clean(root.path(), 2, &context);
         }
     }
+}
+
+#[test]
+fn who_needs_room_waits_for_the_blobs_that_are_being_synced() {
+    let root = tempfile::tempdir().unwrap();
+    let second = second();
+    let (store, disk) = started(root.path(), Max::Bytes(second.len() as u64));
+    drop(seal(&store, &second).unwrap());
+    disk.set(Fault::HoldAt(0));
+    std::thread::scope(|scope| {
+        let settle = scope.spawn(|| store.settle());
+        disk.meeting.wait();
+        let begin = scope.spawn(|| drop(store.begin(&name_of(b"third"), Some(5)).unwrap()));
+        // Whoever does not wait is back by then.
+        let until = Instant::now() + Duration::from_millis(200);
+        while !begin.is_finished() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        disk.meeting.wait();
+        settle.join().unwrap().unwrap();
+        begin.join().expect("there is room");
+    });
+    assert!(!store.contains(&name_of(&second)));
+    check_clean(root.path(), 0, "all is evicted or given up");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::base::figures;
 use crate::proto::blob::BlobName;
 use crate::store::blob::Blob;
 use crate::store::error::StoreError;
-use crate::store::{SeedEntry, Store, seal};
+use crate::store::{Store, seal};
 
 /// See the module. That it holds them open keeps them from being evicted.
 #[derive(Debug, Default)]
@@ -40,6 +40,11 @@ impl Fresh {
         figures::STORE_UNSYNCED.add(1);
         self.since.get_or_insert(now);
         self.waiting.push(blob);
+    }
+
+    /// Whether all is durable.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.settling.is_empty()
     }
 
     /// Takes all that wait, to be made durable.
@@ -117,18 +122,11 @@ impl Store {
         let is_removed = fresh.settled(&seed.name);
         drop(fresh);
         if is_lost || is_removed {
-            self.erase_fresh(&seed);
+            self.erase_partial(&seed.name);
+            self.erase(&seed);
             self.index.lock().release(&seed.name);
         }
         self.settled.wake_all();
         committed
-    }
-
-    /// Deletes the files of a blob that is not in the index, wherever sealing has brought them.
-    pub(super) fn erase_fresh(&self, seed: &SeedEntry) {
-        for path in [self.layout.partial(&seed.name), self.layout.partial_torrent(&seed.name)] {
-            self.remove_file(&path);
-        }
-        self.erase(seed);
     }
 }

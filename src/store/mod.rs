@@ -1,9 +1,9 @@
 //! Floor 3: the blobs on disk. Nobody else sees a path.
 //!
 //! A blob comes in as a [`Partial`], which fills in any order while readers follow its [`Feed`].
-//! [`Store::seal`] makes it a whole [`Blob`] that survives a restart. Whole blobs are evicted, the
-//! least recently used first, when the store would outgrow its [`Max`] or the disk is full; one
-//! that is open or on its way is not.
+//! [`Store::seal`] makes it a whole [`Blob`], and [`Store::settle`] lets that survive a restart.
+//! Whole blobs are evicted, the least recently used first, when the store would outgrow its [`Max`]
+//! or the disk is full; one that is open or on its way is not.
 //!
 //! **Invariant:** what [`Store::blob`] gives is whole and what was sealed, with its metainfo.
 //!
@@ -310,9 +310,11 @@ impl Store {
         let file = Arc::clone(partial.file());
         let blob = Arc::new(Blob::of_file(&self.layout, seed, file, Some(metainfo)));
         blob.touch(&self.stamps);
-        // Held there before it could be evicted.
+        let mut index = self.index.lock();
+        index.insert(seed, Arc::downgrade(&blob));
+        // Before anybody can settle it or take it out.
         self.fresh.lock().push(Arc::clone(&blob), Time::now());
-        self.index.lock().insert(seed, Arc::downgrade(&blob));
+        drop(index);
         Ok(blob)
     }
 
@@ -322,9 +324,7 @@ impl Store {
             return;
         }
         let name = partial.name();
-        for path in [self.layout.partial(&name), self.layout.partial_torrent(&name)] {
-            self.remove_file(&path);
-        }
+        self.erase_partial(&name);
         self.index.lock().release(&name);
     }
 
@@ -338,9 +338,7 @@ impl Store {
         if !self.fresh.lock().remove(name) {
             return Ok(());
         }
-        for path in [self.layout.partial(name), self.layout.partial_torrent(name)] {
-            self.remove_file(&path);
-        }
+        self.erase_partial(name);
         let erased = seal::erase(self.backend(), &self.layout, &gone.seed).and_then(|()| {
             let dir = self.layout.blobs();
             self.backend.sync_dir(dir).map_err(|error| StoreError::io("sync", dir, error))
@@ -383,7 +381,7 @@ impl Store {
 
     /// Settles what cannot be evicted before; `false`: there is nothing.
     fn settle_for_room(&self) -> bool {
-        let any = self.unsettled().is_some();
+        let any = !self.fresh.lock().is_empty();
         if any && let Err(error) = self.settle() {
             log_limited!(warn, "a blob is not kept: {error}");
         }
@@ -446,9 +444,12 @@ impl Store {
         }
     }
 
-    fn remove_file(&self, path: &Path) {
-        if let Err(error) = seal::remove(self.backend(), path) {
-            log_limited!(warn, "{error}");
+    /// Deletes what is in `partial/` of a blob that is whole or was given up.
+    fn erase_partial(&self, name: &BlobName) {
+        for path in [self.layout.partial(name), self.layout.partial_torrent(name)] {
+            if let Err(error) = seal::remove(self.backend(), &path) {
+                log_limited!(warn, "{error}");
+            }
         }
     }
 }
