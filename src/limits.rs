@@ -53,6 +53,14 @@ pub const DELTAS_LISTED_MAX: usize = 65_536;
 /// metainfo. When full, one that was not used for long is closed.
 pub const OPEN_BLOBS_MAX: usize = 256;
 
+/// How often it is looked whether anything is still fetched before whole blobs are synced: longer
+/// than between two layers of a pull.
+pub const SETTLE_LOOK: Duration = Duration::from_secs(1);
+/// Whole blobs that wait to be synced, each with its descriptor; then whoever brings one waits.
+pub const SETTLE_BLOBS_MAX: usize = 256;
+/// The longest that a whole blob waits to be synced: as long as Linux lets written pages wait.
+pub const SETTLE_AFTER: Duration = Duration::from_secs(30);
+
 // Time budgets (defaults).
 
 /// How long the catalog may take to say whether it knows a blob.
@@ -386,13 +394,6 @@ pub const PUBLISH_QUEUE_MAX: usize = 1024;
 /// Bytes of `.torrent` files that wait there: a hundred of the largest, thousands of the usual.
 pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(PUBLISH_BYTES_MAX > TORRENT_LEN_MAX);
-/// How often it is looked whether anything is still fetched before whole blobs are synced: longer
-/// than between two layers of a pull.
-pub const SETTLE_LOOK: Duration = Duration::from_secs(1);
-/// Whole blobs that wait to be synced, each with its descriptor; then whoever brings one waits.
-pub const SETTLE_BLOBS_MAX: usize = 256;
-/// The longest that a whole blob waits to be synced: as long as Linux lets written pages wait.
-pub const SETTLE_AFTER: Duration = Duration::from_secs(30);
 /// Between two blobs of an earlier run that the catalog is asked about after a start.
 pub const REPUBLISH_PACE: Duration = Duration::from_millis(20);
 /// How often the catalog is asked whether it still knows one of the blobs here, whichever: an etcd

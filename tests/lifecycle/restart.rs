@@ -1,5 +1,8 @@
 //! What a client that was killed or stopped has when it starts again.
 
+use torrent_cache::limits::SETTLE_LOOK;
+
+use crate::support::image::Blob;
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
 use crate::world::{Download, FROM_PEERS, FROM_UPSTREAM, MIB, World, status, stored};
@@ -22,6 +25,28 @@ fn assert_seeds_it(world: &World) {
     world.pull(&other);
     assert_eq!(other.metric(FROM_UPSTREAM), 0, "{}", other.log());
     assert_eq!(other.metric(FROM_PEERS), world.len());
+}
+
+#[test]
+fn nothing_is_synced_while_another_blob_is_fetched() {
+    const UNSYNCED: &str = "torrent_cache_store_unsynced_blobs";
+    // What the upstream says of all but its blob.
+    let other = Blob::new(b"{}".to_vec());
+    let world = World::start(27, 8 * MIB);
+    let client = world.client("client");
+    world.upstream.fall_silent_after(Some(MIB));
+    let download = Download::start(&world.url(&client), &[]);
+    wait_for("bytes", || (client.metric(FROM_UPSTREAM) == 1 << 20).then_some(()));
+    let url = world.url(&client).replace(&world.upstream.blob.digest, &other.digest);
+    Download::start(&url, &[]).expect_whole(&other);
+    wait_for("it to be kept", || (client.metric(UNSYNCED) == 1).then_some(()));
+    // What is tested: time that passes.
+    std::thread::sleep(3 * SETTLE_LOOK);
+    assert_eq!(client.metric(UNSYNCED), 1);
+    world.upstream.fall_silent_after(None);
+    download.expect_whole(&world.upstream.blob);
+    client.wait_until_synced();
+    assert_eq!(stored(&client, "blobs").len(), 2);
 }
 
 #[test]
