@@ -1,7 +1,7 @@
 //! Bounded queues between threads, over `crossbeam-channel`.
 //!
 //! Every queue has a capacity that its maker names; "full" is the sender's business:
-//! [`Sender::send`] waits, [`Sender::try_send`] does not. There is no unbounded queue in this
+//! [`Sender::send`] waits, [`Sender::try_send`] does not. There is no queue without a bound in this
 //! program.
 
 use std::time::Duration;
@@ -38,6 +38,12 @@ pub struct Sender<T>(channel::Sender<T>);
 /// The receiving end. Clones share the items: each item goes to one receiver.
 pub struct Receiver<T>(channel::Receiver<T>);
 
+/// The only sending end of a queue that takes memory for what waits in it. See [`lean_mailbox`].
+pub struct LeanSender<T> {
+    sender: channel::Sender<T>,
+    capacity: usize,
+}
+
 /// Makes a queue that holds at most `capacity` items.
 ///
 /// # Panics
@@ -47,6 +53,32 @@ pub fn mailbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     assert!(capacity > 0, "a mailbox holds at least one item");
     let (sender, receiver) = channel::bounded(capacity);
     (Sender(sender), Receiver(receiver))
+}
+
+/// Makes a queue that holds at most `capacity` items and is mostly empty, of which there are many:
+/// that of [`mailbox`] takes the memory of all that it could hold at once.
+///
+/// # Panics
+/// If `capacity` is zero.
+#[must_use]
+pub fn lean_mailbox<T>(capacity: usize) -> (LeanSender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a mailbox holds at least one item");
+    let (sender, receiver) = channel::unbounded();
+    (LeanSender { sender, capacity }, Receiver(receiver))
+}
+
+impl<T> LeanSender<T> {
+    /// Puts `item` in if there is room now.
+    ///
+    /// # Errors
+    /// Gives the item back if the queue is full or no receiver is left.
+    pub fn try_send(&mut self, item: T) -> Result<(), Refused<T>> {
+        // Nobody else sends: it is no fuller a moment later.
+        if self.sender.len() >= self.capacity {
+            return Err(Refused::Full(item));
+        }
+        self.sender.send(item).map_err(|refused| Refused::Closed(refused.into_inner()))
+    }
 }
 
 impl<T> Clone for Sender<T> {
@@ -147,6 +179,17 @@ mod tests {
         drop(receiver);
         assert_eq!(sender.try_send(3), Err(Refused::Closed(3)));
         assert_eq!(sender.send(3), Err(Closed));
+    }
+
+    #[test]
+    fn a_lean_one_has_the_same_bound() {
+        let (mut sender, receiver) = lean_mailbox(100);
+        (0..100).for_each(|n| assert_eq!(sender.try_send(n), Ok(())));
+        assert_eq!(sender.try_send(100), Err(Refused::Full(100)));
+        (0..100).for_each(|n| assert_eq!(receiver.try_recv(), Ok(n)));
+        assert_eq!(sender.try_send(100), Ok(()));
+        drop(receiver);
+        assert_eq!(sender.try_send(101), Err(Refused::Closed(101)));
     }
 
     #[test]

@@ -9,7 +9,6 @@ pub mod bucket;
 pub mod clock;
 pub mod figures;
 pub mod hash;
-pub mod lean_mailbox;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

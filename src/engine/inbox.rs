@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use crate::base::blame::Blame;
 use crate::base::hash::Sha1Hash;
-use crate::base::lean_mailbox::LeanSender;
-use crate::base::mailbox::Sender;
+use crate::base::mailbox::{LeanSender, Sender};
 use crate::base::ranked::Ranked;
 use crate::engine::announce::Answer;
 use crate::engine::membership::Progress;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
-use crate::base::lean_mailbox::LeanSender;
-use crate::base::mailbox::Refused;
+use crate::base::mailbox::{LeanSender, Refused};
 use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
