@@ -25,6 +25,7 @@ act, torrents, folder, port = sys.argv[1:]
 session = lt.session({
     "listen_interfaces": f"127.0.0.1:{port}", "enable_dht": False, "enable_lsd": False,
     "enable_upnp": False, "enable_natpmp": False, "allow_multiple_connections_per_ip": True,
+    "enable_outgoing_utp": False, "enable_incoming_utp": False,
     "active_downloads": -1, "active_seeds": -1, "active_limit": 100000,
     "active_tracker_limit": 100000, "connections_limit": 10000,
 })
