@@ -6,7 +6,7 @@
 //! another worker takes the watch.
 
 use crate::base::clock::Time;
-use crate::limits::HTTP_WATCH_KEPT;
+use crate::limits::{HTTP_WATCH_KEPT, HTTP_WORKER_IDLE};
 
 /// Proves that its holder was the keeper when it got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,49 @@ impl Watch {
     }
 }
 
+/// How long a worker rests that has nothing to do. If it stays then, it rests as long again.
+#[derive(Debug)]
+pub(super) struct Rest {
+    until: Time,
+}
+
+impl Rest {
+    /// It begins now.
+    pub fn from(now: Time) -> Rest {
+        Rest { until: now + HTTP_WORKER_IDLE }
+    }
+
+    /// Whether it is over; then another begins.
+    pub fn is_over(&mut self, now: Time) -> bool {
+        let is_over = now >= self.until;
+        if is_over {
+            *self = Rest::from(now);
+        }
+        is_over
+    }
+
+    /// When it is over.
+    pub fn until(&self) -> Time {
+        self.until
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One that waited for a time that is past would not wait at all.
+    #[test]
+    fn who_has_rested_and_stays_rests_again() {
+        let mut now = Time::ZERO;
+        let mut rest = Rest::from(now);
+        assert!(!rest.is_over(now));
+        for _ in 0..3 {
+            now = rest.until();
+            assert!(rest.is_over(now) && !rest.is_over(now));
+            assert_eq!(rest.until(), now + HTTP_WORKER_IDLE);
+        }
+    }
 
     #[test]
     fn it_is_kept_while_the_keeper_comes_back_in_time() {

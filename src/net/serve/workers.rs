@@ -17,7 +17,7 @@ use crate::limits;
 use crate::log_limited;
 use crate::net::serve::conn::{Conn, Filled, Stage};
 use crate::net::serve::exchange::{Exchange, Next};
-use crate::net::serve::watch::Ticket;
+use crate::net::serve::watch::{Rest, Ticket};
 use crate::net::serve::{Shared, State};
 use crate::proto::http1::{HeadError, HeadWriter, RequestHead};
 
@@ -104,7 +104,7 @@ impl Shared {
         served: Option<IpAddr>,
     ) -> Option<Conn> {
         let _idle = figures::HTTP_WORKERS_IDLE.hold();
-        let mut rested_at = None;
+        let mut rest = None;
         // Who comes from work can as well go on with what waits.
         let mut is_awake = served.is_some();
         let mut state = self.state.lock();
@@ -123,16 +123,16 @@ impl Shared {
                 return conn;
             }
             is_awake = false;
-            let since = *rested_at.get_or_insert_with(Time::now);
-            let until = since + limits::HTTP_WORKER_IDLE;
-            let is_spare = !is_keeper && state.workers_idle > SPARE && Time::now() >= until;
+            let now = Time::now();
+            let rest = rest.get_or_insert_with(|| Rest::from(now));
+            let is_spare = rest.is_over(now) && !is_keeper && state.workers_idle > SPARE;
             if self.stop.is_stopped() || is_spare {
                 state.workers_idle -= 1;
                 state.workers -= 1;
                 self.ended.wake_all();
                 return None;
             }
-            state = if is_keeper { self.look(state) } else { self.rest(state, until) };
+            state = if is_keeper { self.look(state) } else { self.rest(state, rest.until()) };
         }
     }
 
