@@ -17,29 +17,24 @@
 use std::time::Duration;
 
 use crate::base::clock::Time;
-use crate::limits::NO_PROGRESS;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::{Message, RawBlock};
 use crate::swarm::interface::{Action, CloseReason, LinkId};
+use crate::swarm::link::Link;
+use crate::swarm::pace::Pace;
 use crate::swarm::pieces::State;
 use crate::swarm::swarm::{Reader, Swarm};
 
 /// In-order readers that are looked at: more are not likely, and each costs time at every pick.
 const READERS_MAX: usize = 16;
-/// So long a reader waits for others to bring the piece that it needs next.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// So long it waits before a seed is asked that should rather send what nobody has.
-const PATIENCE_WITH_SEED: Duration = Duration::from_secs(1);
 /// How many times as far before a reader we go on in order when seeds need not be saved.
 const WINDOW_FROM_SEEDS: usize = 16;
 /// A second link must be this much faster: less gains nothing.
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(20);
 /// How long a link that refused a request is not asked, as long as it refuses again and again. The
 /// first time a peer of this program only asks us to come back when it served others.
 const REST: Duration = Duration::from_millis(500);
 const REST_FIRST: Duration = Duration::from_millis(4);
-/// So long we wait for a seed to suggest something before we ask it for what we like.
-const SUGGESTION: Duration = Duration::from_secs(2);
 
 /// What a link could be asked for next.
 #[derive(Clone, Copy, Debug)]
@@ -119,8 +114,9 @@ impl Swarm {
     fn go_on(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
         while let Some(link) = self.links.get(&id).filter(|link| link.has_room(now)) {
             let owned = link.owned.iter();
-            let free =
-                owned.filter_map(|piece| self.pieces.free_block(*piece, link.block_len_max)).next();
+            let free = owned
+                .filter_map(|piece| self.pieces.free_block(*piece, link.block_len(now)))
+                .next();
             let Some(block) = free else { return };
             self.ask(id, block, now, out);
         }
@@ -142,7 +138,7 @@ impl Swarm {
         let silent = usize::try_from(now.since(link.heard_at).as_millis()).unwrap_or(usize::MAX);
         let (what, kind, order) = if let Some(what) = self.urgent(id, saves_seeds, now) {
             (what, 0, silent)
-        } else if let Some(what) = self.orphan(id) {
+        } else if let Some(what) = self.orphan_for(id, now) {
             (what, 1, 0)
         } else if let Some(next) = self.next_to_begin(id, saves_seeds, now) {
             next
@@ -158,8 +154,8 @@ impl Swarm {
     fn follow(&mut self, choice: Choice, now: Time, out: &mut Vec<Action>) -> bool {
         let Choice { id, what, .. } = choice;
         let block = match what {
-            What::Begin(piece) => self.begin(id, piece, out),
-            What::Adopt(piece) => self.adopt(id, piece),
+            What::Begin(piece) => self.begin(id, piece, now, out),
+            What::Adopt(piece) => self.adopt(id, piece, now),
             What::Ask(block) => Some(block),
         };
         let Some(block) = block else { return false };
@@ -173,8 +169,8 @@ impl Swarm {
     fn urgent(&self, id: LinkId, saves_seeds: bool, now: Time) -> Option<What> {
         let patience = match (saves_seeds, self.links.get(&id)?.has.is_full()) {
             (false, _) => Duration::ZERO,
-            (true, false) => PATIENCE,
-            (true, true) => PATIENCE_WITH_SEED,
+            (true, false) => self.pace().patience(),
+            (true, true) => self.pace().patience_with_seed(),
         };
         let waiting = self.readers.iter().filter(|reader| now.since(reader.since) >= patience);
         waiting.filter_map(|reader| self.urgent_part(id, reader.head, now)).next()
@@ -186,17 +182,20 @@ impl Swarm {
         }
         match self.pieces.state(piece) {
             State::Missing => self.may_begin(id, piece).then_some(What::Begin(piece)),
-            State::InFlight if self.pieces.orphans().contains(&piece) => self.may_adopt(id, piece),
+            State::InFlight if self.pieces.orphans().contains(&piece) => {
+                self.may_adopt(id, piece, now)
+            }
             State::InFlight => self.late_block(id, piece, now).map(What::Ask),
             State::Claimed | State::Verifying | State::Stored => None,
         }
     }
 
-    fn orphan(&self, id: LinkId) -> Option<What> {
+    /// The rest of an orphan, if the link has one.
+    fn orphan_for(&self, id: LinkId, now: Time) -> Option<What> {
         let link = self.links.get(&id)?;
         let orphans = self.pieces.orphans().iter();
         let orphans = orphans.filter(|piece| link.has.contains(**piece));
-        orphans.filter_map(|piece| self.may_adopt(id, *piece)).next()
+        orphans.filter_map(|piece| self.may_adopt(id, *piece, now)).next()
     }
 
     /// The piece that the link should begin next, and its place among what others could begin.
@@ -206,6 +205,7 @@ impl Swarm {
         saves_seeds: bool,
         now: Time,
     ) -> Option<(What, u8, usize)> {
+        let pace = self.pace();
         let link = self.links.get_mut(&id)?;
         let picker = &self.pieces.picker;
         let saved = saves_seeds && link.has.is_full();
@@ -216,7 +216,7 @@ impl Swarm {
                 let order = usize::from(picker.availability(piece));
                 return self.may_begin(id, piece).then_some((What::Begin(piece), 3, order));
             }
-            if now.since(link.suggested_at) < SUGGESTION {
+            if now.since(link.suggested_at) < pace.suggestion() {
                 return None;
             }
         }
@@ -273,7 +273,13 @@ impl Swarm {
 
     /// Makes the link the owner of a missing piece, if there is memory for it. The first block of
     /// it.
-    fn begin(&mut self, id: LinkId, piece: PieceIndex, out: &mut Vec<Action>) -> Option<Block> {
+    fn begin(
+        &mut self,
+        id: LinkId,
+        piece: PieceIndex,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Option<Block> {
         if !self.may_begin(id, piece) || !self.has_memory(piece, out) {
             return None;
         }
@@ -281,19 +287,25 @@ impl Swarm {
         let alone = link.suspected || self.pieces.is_doubtful(piece);
         self.pieces.start(piece, id, alone);
         link.owned.push(piece);
-        self.pieces.free_block(piece, link.block_len_max)
+        self.pieces.free_block(piece, link.block_len(now))
     }
 
-    fn may_adopt(&self, id: LinkId, piece: PieceIndex) -> Option<What> {
+    /// Whether the link may be asked for what another has begun. A piece of two senders tells
+    /// nobody who of them lied, so both should be known to be right, if any link is.
+    fn may_help(&self, link: &Link) -> bool {
+        !link.suspected && (link.proven || self.links.values().all(|other| !other.proven))
+    }
+
+    fn may_adopt(&self, id: LinkId, piece: PieceIndex, now: Time) -> Option<What> {
         let link = self.links.get(&id)?;
-        let free = self.pieces.free_block(piece, link.block_len_max);
-        (!link.suspected && free.is_some()).then_some(What::Adopt(piece))
+        let free = self.pieces.free_block(piece, link.block_len(now));
+        (self.may_help(link) && free.is_some()).then_some(What::Adopt(piece))
     }
 
     /// Makes the link the owner of an orphan. A free block of it.
-    fn adopt(&mut self, id: LinkId, piece: PieceIndex) -> Option<Block> {
+    fn adopt(&mut self, id: LinkId, piece: PieceIndex, now: Time) -> Option<Block> {
         let link = self.links.get_mut(&id)?;
-        let block = self.pieces.free_block(piece, link.block_len_max)?;
+        let block = self.pieces.free_block(piece, link.block_len(now))?;
         self.pieces.adopt(piece, id);
         link.owned.push(piece);
         Some(block)
@@ -316,12 +328,12 @@ impl Swarm {
     /// When nothing is left to begin: a block that another link is slow to bring.
     fn end_game_block(&self, id: LinkId, now: Time) -> Option<Block> {
         let link = self.links.get(&id)?;
-        if !self.pieces.picker.is_empty() || link.suspected {
+        if !self.pieces.picker.is_empty() || !self.may_help(link) {
             return None;
         }
         for (piece, progress) in self.pieces.progress() {
             if link.has.contains(*piece) && !progress.alone {
-                let free = self.pieces.free_block(*piece, link.block_len_max);
+                let free = self.pieces.free_block(*piece, link.block_len(now));
                 if free.is_some() {
                     return free;
                 }
@@ -342,14 +354,14 @@ impl Swarm {
         let link = self.links.get(&id)?;
         let progress = self.pieces.progress().get(&piece)?;
         let owner = self.links.get(&progress.owner?)?;
-        if progress.alone || link.suspected || progress.owner == Some(id) {
+        if progress.alone || !self.may_help(link) || progress.owner == Some(id) {
             return None;
         }
         let (block, left) = owner.awaited(now).find(|(block, _)| block.piece() == piece)?;
         if left <= link.time_to_deliver(block.len(), now) * 2 + SLOW {
             return None;
         }
-        let free = self.pieces.free_block(piece, link.block_len_max);
+        let free = self.pieces.free_block(piece, link.block_len(now));
         free.or_else(|| self.may_double(id, block).then_some(block))
     }
 
@@ -380,6 +392,8 @@ impl Swarm {
         });
         // One that was not asked for: it crossed our cancel, or they made it up.
         let Some((request, ip)) = request else { return out.push(Action::Drop) };
+        self.down.add(now, u64::from(block.len()));
+        self.fastest = self.fastest.max(self.down.rate(now));
         let piece = block.piece();
         let mut contested = request.stale;
         let wanted = self.pieces.progress_of(piece).is_some_and(|progress| {
@@ -453,6 +467,13 @@ impl Swarm {
         self.pieces.give_up(piece);
     }
 
+    /// A piece in flight has no owner any more.
+    fn orphan(&mut self, piece: PieceIndex, out: &mut Vec<Action>) {
+        if self.pieces.orphan(piece) {
+            out.push(Action::Discard { piece });
+        }
+    }
+
     /// What the link was asked for may be asked of others. It is still welcome if it comes.
     pub(super) fn take_back(&mut self, id: LinkId, out: &mut Vec<Action>) {
         let Some(link) = self.links.get_mut(&id) else { return };
@@ -463,10 +484,13 @@ impl Swarm {
             }
         }
         for piece in std::mem::take(&mut link.owned) {
-            if self.pieces.orphan(piece) {
-                out.push(Action::Discard { piece });
-            }
+            self.orphan(piece, out);
         }
+    }
+
+    /// How fast pieces come.
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(self.geometry().piece_len(), self.fastest)
     }
 
     pub(super) fn choked(&mut self, id: LinkId, out: &mut Vec<Action>) -> Result<(), CloseReason> {
@@ -516,9 +540,14 @@ impl Swarm {
         let goes_on = link.requests.iter().any(|request| request.block.piece() == block.piece());
         let Some(progress) = self.pieces.progress_of(block.piece()) else { return Ok(()) };
         progress.unask(block);
-        if progress.owner == Some(id) && progress.is_untouched() && !goes_on {
+        if progress.owner == Some(id) && !goes_on {
             // Others may have it by now.
-            self.give_up(block.piece(), out);
+            if progress.is_empty() {
+                self.give_up(block.piece(), out);
+            } else {
+                self.disown(Some(id), block.piece());
+                self.orphan(block.piece(), out);
+            }
             self.fill_all(now, out);
         }
         Ok(())
@@ -533,10 +562,10 @@ impl Swarm {
 
     /// Links that brought nothing for too long lose what they were asked for.
     pub(super) fn snub_silent(&mut self, now: Time, out: &mut Vec<Action>) {
-        let silent = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.asked > 0 && now.since(link.progress_at) >= NO_PROGRESS);
+        let longest = self.pace().silence();
+        let links = self.links.iter();
+        let silent =
+            links.filter(|(_, link)| link.asked > 0 && now.since(link.progress_at) >= longest);
         for id in silent.map(|(&id, _)| id).collect::<Vec<_>>() {
             if let Some(link) = self.links.get_mut(&id) {
                 link.snubbed = true;

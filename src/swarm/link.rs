@@ -22,6 +22,12 @@ const QUEUE_SLACK: Duration = Duration::from_millis(50);
 /// nowhere else, and a reader that jumps waits behind it.
 const QUEUE_MAX: Duration = Duration::from_secs(1);
 
+/// A block is what flows in this time: if a link is slow, little of a piece waits for it, and what
+/// is asked for twice is little.
+const BLOCK_TIME: Duration = Duration::from_millis(50);
+/// The longest block that is asked for before anything is known of a link's speed.
+const FIRST_BLOCK: u32 = 2 * BLOCK_LEN;
+
 /// A block that we asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
@@ -172,6 +178,17 @@ impl Link {
         u64::from(least).saturating_add(bytes_in(self.down.rate(now), time))
     }
 
+    /// How long the next block to ask for should be: a power of two of units, or the longest that
+    /// the peer takes.
+    pub(super) fn block_len(&self, now: Time) -> u32 {
+        let flows = match self.down.rate(now) {
+            0 => u64::from(FIRST_BLOCK),
+            rate => bytes_in(rate, BLOCK_TIME),
+        };
+        let units = (flows / u64::from(BLOCK_LEN)).clamp(1, u64::from(BLOCK_LEN_MAX / BLOCK_LEN));
+        (BLOCK_LEN << units.ilog2()).min(self.block_len_max)
+    }
+
     /// Whether it should be asked for another block.
     pub(super) fn has_room(&self, now: Time) -> bool {
         if self.they_choke || self.useful == 0 || now < self.rests_until {
@@ -301,6 +318,25 @@ mod tests {
             asked = round(&geometry, &mut link, now, latency);
         }
         assert_eq!(asked, 100 * u64::from(BLOCK_LEN));
+    }
+
+    #[test]
+    fn a_block_is_what_flows_in_a_moment_within_what_the_peer_takes() {
+        let (_, mut link) = link();
+        link.introduced(BLOCK_LEN_MAX, PEER_REQUESTS_MAX);
+        let longest = link.block_len_max;
+        assert_eq!(link.block_len(Time::ZERO), FIRST_BLOCK);
+        for (mbits, expected) in [(1, BLOCK_LEN), (10, 2 * BLOCK_LEN), (1000, longest)] {
+            link.down = Meter::default();
+            let now = Time::after_start(Duration::from_secs(10));
+            link.down.add(now, 0);
+            link.down.add(now + Duration::from_secs(1), mbits * 125_000);
+            let now = now + Duration::from_secs(1);
+            assert_eq!(link.block_len(now), expected, "at {mbits} Mbit/s");
+            link.block_len_max = BLOCK_LEN;
+            assert_eq!(link.block_len(now), BLOCK_LEN, "a peer that takes no more");
+            link.block_len_max = longest;
+        }
     }
 
     #[test]

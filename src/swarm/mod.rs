@@ -6,7 +6,7 @@
 //! [`interface`] is what goes in and out. `swarm` dispatches and knows the links; `download` says
 //! what to ask of whom, over `pieces` (the state of each) and `picker` (which next); `claims` lends
 //! pieces to the upstream; `upload` serves, `choker` says whom, and `spread` says who is to have
-//! what first; `candidates` and `announce` find others.
+//! what first; `pace` says how long to wait for others; `candidates` and `announce` find them.
 
 mod announce;
 mod candidates;
@@ -17,6 +17,7 @@ mod download;
 pub mod interface;
 mod link;
 mod meter;
+mod pace;
 mod picker;
 mod pieces;
 mod spread;

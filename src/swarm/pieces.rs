@@ -58,11 +58,6 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether nothing of it came yet.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.received == 0
-    }
-
     fn new(piece_len: u32, owner: LinkId, alone: bool) -> Progress {
         let count = piece_len.div_ceil(BLOCK_LEN) as usize;
         let units = vec![Unit::default(); count];

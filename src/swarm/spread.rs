@@ -17,7 +17,6 @@
 use std::time::Duration;
 
 use crate::base::clock::Time;
-use crate::limits::NO_PROGRESS;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::Message;
 use crate::swarm::interface::{Action, CloseReason, LinkId};
@@ -32,8 +31,8 @@ const TURNS_SHARED: usize = 8;
 const SERVED_FIRST: usize = 4;
 /// So many turns that ended well allow it one more.
 const CONFIRMED_FOR_ONE_MORE: usize = 4;
-/// So long a peer that does not say that it has a piece keeps others from being served.
-const SERVED_MAX: Duration = Duration::from_millis(30);
+/// So long what a seed sends may take to be confirmed: it fetches nothing and has no pace.
+const TURN_MAX: Duration = Duration::from_secs(6);
 /// So soon a peer asks for what was suggested to it, or another has its turn.
 const TAKEN: Duration = Duration::from_millis(50);
 /// Among so many of the rarest pieces, the first ones, one is taken at random: seeds that do not
@@ -121,7 +120,7 @@ impl Swarm {
 
     /// The peer asked for a part of `piece`.
     pub(super) fn turn_begins(&mut self, id: LinkId, piece: PieceIndex, now: Time) {
-        let until = now + if self.is_complete() { NO_PROGRESS } else { SERVED_MAX };
+        let until = now + if self.is_complete() { TURN_MAX } else { self.pace().served() };
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.has.contains(piece) {
             return;

@@ -14,6 +14,7 @@ use crate::swarm::announce::Announcer;
 use crate::swarm::candidates::Candidates;
 use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
 use crate::swarm::link::Link;
+use crate::swarm::meter::Meter;
 use crate::swarm::pieces::{PieceTable, Sender};
 use crate::swarm::spread::Spread;
 
@@ -30,6 +31,9 @@ pub struct Swarm {
     pub(super) pieces: PieceTable,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) readers: Vec<Reader>,
+    /// What all links bring, and the most that they brought so far, in bytes per second.
+    pub(super) down: Meter,
+    pub(super) fastest: u64,
     pub(super) candidates: Candidates,
     announcer: Announcer,
     pub(super) spread: Spread,
@@ -71,6 +75,8 @@ impl Swarm {
             pieces,
             links: BTreeMap::new(),
             readers: Vec::new(),
+            down: Meter::default(),
+            fastest: 0,
             candidates: Candidates::default(),
             announcer: Announcer::new(now),
             spread: Spread::new(&geometry),

@@ -335,6 +335,33 @@ fn what_a_busy_peer_refuses_is_asked_of_who_has_it_by_then() {
 }
 
 #[test]
+fn the_rest_of_a_piece_that_a_peer_refuses_is_asked_of_another() {
+    let mut host = Host::new(8, 0);
+    let (refuses, asked) = host.seed();
+    let (other, others) = host.seed();
+    host.deliver(refuses, asked[0]);
+    host.hear(refuses, Message::Reject(asked[1]));
+    host.deliver(other, others[0]);
+    assert_eq!(host.asked(other).first(), Some(&asked[1]));
+}
+
+#[test]
+fn who_was_never_right_gets_no_part_of_what_another_began_if_anybody_was() {
+    let mut host = Host::new(8, 0);
+    let (dies, asked) = host.seed();
+    let (right, rights) = host.seed();
+    let (new, news) = host.seed();
+    host.swarm.links.get_mut(&new).unwrap().proven = false;
+    host.deliver(dies, asked[0]);
+    host.input(Input::LinkDown { link: dies });
+    host.deliver(new, news[0]);
+    let rest = &asked[1..];
+    assert!(host.asked(new).iter().all(|block| !rest.contains(block)));
+    host.deliver(right, rights[0]);
+    assert!(rest.contains(&host.asked(right)[0]));
+}
+
+#[test]
 fn nothing_is_asked_for_before_its_hash_is_known() {
     let mut host = Host::with(4, 0, |config| config.hashes_known = false);
     let (link, asked) = host.seed();

@@ -10,7 +10,6 @@ mod files;
 mod flatpak;
 mod foreign;
 mod hardship;
-mod lies;
 mod mirror;
 mod objects;
 mod offline;

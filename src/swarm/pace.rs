@@ -1,0 +1,72 @@
+//! How long to wait for others, by how fast bytes come.
+//!
+//! A piece of 256 KiB takes 2 ms of a line of 1 Gbit/s, and 84 ms of one of 25 Mbit/s. What is late
+//! on the one is early on the other: who asks twice too soon fills the line with copies, and all is
+//! late. So the times in which others may still bring a piece grow with what a piece takes here.
+//! Each has a least, which holds on fast lines and while nothing is known.
+
+use std::time::Duration;
+
+use crate::limits::NO_PROGRESS;
+use crate::swarm::meter::time_for;
+
+/// No wait is longer, however slowly bytes come.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// The time that a piece takes at the rate at which all links together bring bytes; none as long as
+/// they brought nothing. The highest rate so far counts: the rate of now is low because peers fell
+/// silent, and that is no reason to wait for them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace(Duration);
+
+impl Pace {
+    /// `rate`: bytes per second of all links together, zero if not known.
+    pub(super) fn new(piece_len: u32, rate: u64) -> Pace {
+        Pace(if rate == 0 { Duration::ZERO } else { time_for(u64::from(piece_len), rate) })
+    }
+
+    fn at_least(self, least: Duration, pieces: u32) -> Duration {
+        self.0.saturating_mul(pieces).clamp(least, LONGEST)
+    }
+
+    /// So long a reader waits for others to bring the piece that it needs next.
+    pub(super) fn patience(self) -> Duration {
+        self.at_least(Duration::from_millis(250), 30)
+    }
+
+    /// So long it waits before a seed is asked that should rather send what nobody has.
+    pub(super) fn patience_with_seed(self) -> Duration {
+        self.at_least(Duration::from_secs(1), 100)
+    }
+
+    /// So long we wait for a seed to suggest something before we ask it for what we like.
+    pub(super) fn suggestion(self) -> Duration {
+        self.at_least(Duration::from_secs(2), 40)
+    }
+
+    /// So long a peer that does not say that it has a piece keeps others from being served by a
+    /// host that fetches. Lines are taken to be about as fast up as down.
+    pub(super) fn served(self) -> Duration {
+        self.at_least(Duration::from_millis(30), 14)
+    }
+
+    /// So long a link that was asked for something may bring nothing.
+    pub(super) fn silence(self) -> Duration {
+        self.at_least(NO_PROGRESS, 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_with_what_a_piece_takes_between_their_least_and_the_longest() {
+        const PIECE_LEN: u32 = 256 << 10;
+        let at = |mbits: u64| Pace::new(PIECE_LEN, mbits * 125_000).patience();
+        assert_eq!(at(0), Duration::from_millis(250));
+        assert_eq!(at(1000), Duration::from_millis(250));
+        assert!((2500..2520).contains(&at(25).as_millis()), "{:?}", at(25));
+        assert_eq!(at(1), LONGEST);
+    }
+}
