@@ -185,6 +185,12 @@ pub const HANDSHAKES_MAX: usize = 128;
 /// Of these, callers from one address: one that calls and says nothing leaves room for the others.
 /// A handshake takes milliseconds; who is turned away calls again.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
+/// Connections that we make with one address at once: it may learn later than we that one is made,
+/// and is not to turn the next away.
+pub const CALLS_PER_ADDRESS_MAX: usize = HANDSHAKES_PER_ADDRESS_MAX / 2;
+/// Calls to peers that wait until others are made; when full, the next count as failed and are made
+/// again later. Each of [`JOBS_MAX`] swarms has at most 16.
+pub const CALLS_WAITING_MAX: usize = 16 * JOBS_MAX;
 /// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept.
 /// As much as all links together, or an honest peer's blocks would be lost.
 pub const LINK_BYTES_ASKED_MAX: u64 = PIECE_BYTES_IN_FLIGHT_MAX;

@@ -28,8 +28,9 @@ use crate::engine::owed::Owed;
 use crate::engine::peer_io::{self, Credit, Source, Target};
 use crate::engine::pool::Pool;
 use crate::limits::{
-    BANNED_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX,
-    PEER_CONNECT, PEER_HANDSHAKE, PEER_IDLE, PEER_WRITE, WRITER_QUEUE_MAX,
+    BANNED_MAX, CALLS_PER_ADDRESS_MAX, CALLS_WAITING_MAX, HANDSHAKES_MAX,
+    HANDSHAKES_PER_ADDRESS_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX, PEER_CONNECT, PEER_HANDSHAKE,
+    PEER_IDLE, PEER_WRITE, WRITER_QUEUE_MAX,
 };
 use crate::log_limited;
 use crate::net::tcp;
@@ -66,6 +67,10 @@ struct Table {
     handshakes: usize,
     /// How many of them each address has made that calls us.
     callers: HashMap<IpAddr, usize>,
+    /// How many of them we have made to each address.
+    called: HashMap<IpAddr, usize>,
+    /// Calls that wait for room, oldest first.
+    waiting: VecDeque<Call>,
     /// The swarms that the engine is in, besides those of whole blobs.
     joined: HashMap<Sha1Hash, MemberId>,
     /// Oldest first.
@@ -79,6 +84,28 @@ enum Banned {
     Address(IpAddr),
     /// On loopback every peer has the same address.
     Peer(PeerId),
+}
+
+/// A candidate that a swarm wants to be called.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    info_hash: Sha1Hash,
+    address: SocketAddr,
+}
+
+/// When a call can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Now,
+    Later,
+    Never,
+}
+
+/// Who makes a connection, with whom.
+#[derive(Clone, Copy)]
+enum Way {
+    In(IpAddr),
+    Out(IpAddr),
 }
 
 /// A connection that has not ended.
@@ -96,13 +123,41 @@ struct Greeting {
 }
 
 impl Table {
-    /// Whether another connection may be made, by `caller` if it is not by us.
-    fn has_room(&self, caller: Option<IpAddr>) -> bool {
-        let room = self.handshakes < HANDSHAKES_MAX && self.open.len() < LINKS_MAX;
-        let Some(caller) = caller.filter(|_| room) else { return room };
+    /// Whether `caller` may make another connection.
+    fn has_room_for(&self, caller: IpAddr) -> bool {
         let calls = self.callers.get(&caller).copied().unwrap_or(0);
         let links = self.open.values().filter(|(_, address)| *address == caller).count();
-        calls < HANDSHAKES_PER_ADDRESS_MAX && links < LINKS_PER_ADDRESS_MAX
+        self.handshakes < HANDSHAKES_MAX
+            && self.open.len() < LINKS_MAX
+            && calls < HANDSHAKES_PER_ADDRESS_MAX
+            && links < LINKS_PER_ADDRESS_MAX
+    }
+
+    /// When `address` can be called.
+    fn when(&self, address: IpAddr) -> When {
+        let calls = self.called.get(&address).copied().unwrap_or(0);
+        if self.closed || self.open.len() >= LINKS_MAX {
+            When::Never
+        } else if self.handshakes >= HANDSHAKES_MAX || calls >= CALLS_PER_ADDRESS_MAX {
+            When::Later
+        } else {
+            When::Now
+        }
+    }
+
+    /// The first of the calls that wait which need not wait any more.
+    fn next_call(&mut self) -> Option<Call> {
+        let is_due = |call: &Call| self.when(call.address.ip()) != When::Later;
+        let at = self.waiting.iter().position(is_due)?;
+        self.waiting.remove(at)
+    }
+
+    /// How many connections are being made with the address that `way` names.
+    fn count_of(&mut self, way: Way) -> Entry<'_, IpAddr, usize> {
+        match way {
+            Way::In(address) => self.callers.entry(address),
+            Way::Out(address) => self.called.entry(address),
+        }
     }
 }
 
@@ -180,23 +235,45 @@ impl Links {
             return;
         }
         let links = Arc::clone(self);
-        let started = self.spawn_handshake("peer-in", Some(address.ip()), move |slot| {
+        let slot = {
+            let mut table = self.table.lock();
+            let has_room = table.has_room_for(address.ip());
+            has_room.then(|| self.slot(&mut table, Way::In(address.ip())))
+        };
+        let serve = move |slot| {
             let Some(open) = links.enter(stream, address.ip()) else { return };
             match links.greet_caller(&open.stream) {
                 Ok(greeting) => links.serve(&open, slot, address, true, greeting),
                 Err(error) => log::debug!("peer {address}: handshake: {error}"),
             }
-        });
-        if !started {
+        };
+        if !slot.is_some_and(|slot| self.spawn_handshake("peer-in", slot, serve)) {
             log_limited!(warn, "peer {address} turned away: too many connections");
         }
     }
 
-    /// Calls a candidate and serves the connection. The engine hears of the link, or of the
-    /// failure.
+    /// Calls a candidate, as soon as there is room, and serves the connection. The engine hears of
+    /// the link, or of the failure; false: of neither, since it cannot be called.
     pub(super) fn dial(self: &Arc<Links>, info_hash: Sha1Hash, address: SocketAddr) -> bool {
+        let call = Call { info_hash, address };
+        let slot = {
+            let mut table = self.table.lock();
+            match table.when(address.ip()) {
+                When::Now => self.slot(&mut table, Way::Out(address.ip())),
+                When::Later if table.waiting.len() < CALLS_WAITING_MAX => {
+                    table.waiting.push_back(call);
+                    return true;
+                }
+                When::Later | When::Never => return false,
+            }
+        };
+        self.begin_call(call, slot)
+    }
+
+    fn begin_call(self: &Arc<Links>, call: Call, slot: Slot) -> bool {
         let links = Arc::clone(self);
-        self.spawn_handshake("peer-out", None, move |slot| {
+        let Call { info_hash, address } = call;
+        self.spawn_handshake("peer-out", slot, move |slot| {
             let error = match links.call(info_hash, address) {
                 Ok((open, greeting)) => return links.serve(&open, slot, address, false, greeting),
                 Err(error) => error,
@@ -204,6 +281,22 @@ impl Links {
             log::debug!("peer {address}: call: {error}");
             let _ = links.inbox.send(Event::DialFailed { info_hash, address });
         })
+    }
+
+    /// Makes the calls that waited and need not any more. Not for the engine: this may wait for it.
+    fn call_waiting(self: &Arc<Links>) {
+        loop {
+            let (call, slot) = {
+                let mut table = self.table.lock();
+                let Some(call) = table.next_call() else { return };
+                let is_now = table.when(call.address.ip()) == When::Now;
+                (call, is_now.then(|| self.slot(&mut table, Way::Out(call.address.ip()))))
+            };
+            if !slot.is_some_and(|slot| self.begin_call(call, slot)) {
+                let Call { info_hash, address } = call;
+                let _ = self.inbox.send(Event::DialFailed { info_hash, address });
+            }
+        }
     }
 
     /// Connects to a candidate and makes the handshake.
@@ -312,26 +405,24 @@ impl Links {
         Some(Open { links: self, id, stream })
     }
 
-    /// Starts a thread for a connection that is yet to be made, by `caller` if it is not by us, if
-    /// there is room for one.
+    /// A connection begins to be made.
+    fn slot(self: &Arc<Links>, table: &mut Table, way: Way) -> Slot {
+        table.handshakes += 1;
+        *table.count_of(way).or_default() += 1;
+        Slot { links: Arc::clone(self), way, is_begun: false }
+    }
+
+    /// Starts a thread for a connection that is yet to be made; says whether the system gave one.
     fn spawn_handshake(
         self: &Arc<Links>,
         name: &str,
-        caller: Option<IpAddr>,
+        mut slot: Slot,
         body: impl FnOnce(Slot) + Send + 'static,
     ) -> bool {
-        {
-            let mut table = self.table.lock();
-            if !table.has_room(caller) {
-                return false;
-            }
-            table.handshakes += 1;
-            if let Some(address) = caller {
-                *table.callers.entry(address).or_default() += 1;
-            }
-        }
-        let slot = Slot { links: Arc::clone(self), caller };
-        self.spawn(name, move || body(slot))
+        self.spawn(name, move || {
+            slot.is_begun = true;
+            body(slot);
+        })
     }
 
     /// Starts a thread that [`Links::close`] waits for; says whether the system gave one.
@@ -367,6 +458,7 @@ impl Links {
     pub(super) fn close(&self, deadline: Time) -> usize {
         let mut table = self.table.lock();
         table.closed = true;
+        table.waiting.clear();
         self.stop.stop();
         for (stream, _) in table.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -455,18 +547,25 @@ impl From<PeerError> for GreetError {
 /// A connection that is being made; counted until dropped.
 struct Slot {
     links: Arc<Links>,
-    caller: Option<IpAddr>,
+    way: Way,
+    /// It has a thread of its own, which may wait for the engine.
+    is_begun: bool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut table = self.links.table.lock();
-        table.handshakes -= 1;
-        if let Some(Entry::Occupied(mut calls)) = self.caller.map(|ip| table.callers.entry(ip)) {
-            *calls.get_mut() -= 1;
-            if *calls.get() == 0 {
-                calls.remove();
+        {
+            let mut table = self.links.table.lock();
+            table.handshakes -= 1;
+            if let Entry::Occupied(mut count) = table.count_of(self.way) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
             }
+        }
+        if self.is_begun {
+            self.links.call_waiting();
         }
     }
 }
@@ -550,6 +649,39 @@ mod tests {
         assert_eq!(link.stream.write_timeout().expect("it is open"), Some(PEER_WRITE));
         drop((link, peer));
         assert!(matches!(events.recv(), Ok(Event::LinkDown(..))));
+        assert_eq!(links.close(Time::now() + PEER_HANDSHAKE), 0);
+    }
+
+    #[test]
+    fn of_many_calls_to_one_host_some_wait_for_the_others() {
+        let (links, events, _dir) = links();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let (info_hash, more) = (Sha1Hash([7; 20]), 3);
+        for _ in 0..CALLS_PER_ADDRESS_MAX + more {
+            assert!(links.dial(info_hash, address));
+        }
+        assert_eq!(links.table.lock().waiting.len(), more);
+        let mut hello = Vec::new();
+        Handshake::ours(info_hash, PeerId([8; 20])).encode(&mut hello);
+        let mut peers = Vec::new();
+        for number in 0..CALLS_PER_ADDRESS_MAX + more {
+            let (mut peer, _) = listener.accept().expect("it calls");
+            // One is greeted, the next turned away: either makes room for one that waits.
+            if number % 2 == 0 {
+                peer.write_all(&hello).expect("it is open");
+                peers.push(peer);
+            }
+        }
+        let (mut up, mut failed) = (0, 0);
+        while up + failed < CALLS_PER_ADDRESS_MAX + more {
+            match events.recv() {
+                Ok(Event::LinkUp(_)) => up += 1,
+                Ok(Event::DialFailed { .. }) => failed += 1,
+                _ => {}
+            }
+        }
+        assert_eq!((up, links.table.lock().waiting.len()), (peers.len(), 0));
         assert_eq!(links.close(Time::now() + PEER_HANDSHAKE), 0);
     }
 
