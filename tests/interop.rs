@@ -201,13 +201,29 @@ fn all_kinds_of_clients_meet_in_one_swarm_of_opentracker() {
     all_meet_in_one_swarm(&stage, [&tracker.announce_url(), &tracker.announce_url_udp()]);
 }
 
-#[test]
-fn everything_goes_over_ipv6() {
-    let stage = Stage::new(18, 3 * MIB + 1);
+/// A tracker on IPv6 alone, and where it is announced to over HTTP and UDP.
+fn tracker_v6() -> (Program, [String; 2]) {
     let tracker = Program::tracker("tracker", &[("NO_ETCD", "1"), ("INTERFACE", "::1")]);
     let port = tracker.option("TRACKER_PORT");
     let announces = [format!("http://[::1]:{port}/announce"), format!("udp://[::1]:{port}")];
-    let [over_http, over_udp] = &announces;
+    (tracker, announces)
+}
+
+#[test]
+fn a_client_takes_all_of_a_blob_from_transmission_over_ipv6() {
+    let stage = Stage::new(22, 3 * MIB + 1);
+    let (_tracker, [over_http, over_udp]) = tracker_v6();
+    let _seeder = stage.seeder(Kind::Transmission, &over_http);
+    stage.wait_for_seeders(&over_http, 1);
+    let client = stage.client("client", &over_udp, &[("INTERFACE", "::")]);
+    stage.pull_through(&client);
+    stage.wait_for_seeders(&over_http, 2);
+}
+
+#[test]
+fn everything_goes_over_ipv6() {
+    let stage = Stage::new(18, 3 * MIB + 1);
+    let (_tracker, [over_http, over_udp]) = &tracker_v6();
     let seeder = stage.seeder(Kind::Libtorrent, over_http);
     stage.wait_for_seeders(over_http, 1);
     // Their fronts take IPv4 as well; the tracker, and so the peers, are on IPv6 alone.
@@ -220,6 +236,7 @@ fn everything_goes_over_ipv6() {
     let second = client("second", over_http);
     stage.pull_through(&second);
     stage.wait_for_seeders(over_http, 3);
+    // aria2 reaches trackers over UDP by IPv4 alone.
     for (kind, announce) in
         [(Kind::Libtorrent, over_http), (Kind::Libtorrent, over_udp), (Kind::Aria2, over_http)]
     {

@@ -2,15 +2,12 @@
 
 mod support;
 
-use support::foreign::{Kind, rqbit_downloads_from};
+use support::foreign::{Kind, OpenTracker, rqbit_downloads_from};
 use support::stage::Stage;
 use support::torrent_cache::Program;
 
-#[test]
-fn bytes_go_both_ways() {
-    let stage = Stage::new(19, (8 << 20) + 3);
-    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
-    let announces = [tracker.announce_url(), tracker.announce_url_udp()];
+/// Over either announce URL of a tracker.
+fn go_both_ways(stage: &Stage, announces: [String; 2]) {
     let _seeder = stage.seeder(Kind::Rqbit, &announces[0]);
     stage.wait_for_seeders(&announces[0], 1);
     for announce in &announces {
@@ -20,6 +17,20 @@ fn bytes_go_both_ways() {
         let bytes = rqbit_downloads_from(client.peer_addr(), name, &torrent);
         assert!(bytes == stage.blob.bytes, "other bytes");
     }
+}
+
+#[test]
+fn bytes_go_both_ways() {
+    let stage = Stage::new(19, (8 << 20) + 3);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
+    go_both_ways(&stage, [tracker.announce_url(), tracker.announce_url_udp()]);
+}
+
+#[test]
+fn bytes_go_both_ways_with_opentracker() {
+    let stage = Stage::new(23, (8 << 20) + 3);
+    let tracker = OpenTracker::start(&[stage.metainfo.info_hash()]);
+    go_both_ways(&stage, [tracker.announce_url(), tracker.announce_url_udp()]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{free_port, get, loopback, temp_dir, wait_for};
 pub enum Kind {
     Aria2,
     Libtorrent,
-    /// It calls nobody on loopback, so it can only seed here.
+    /// It calls nobody on loopback: others must call it.
     Transmission,
     /// Not in Debian: `make interop` builds it. It calls nobody on loopback whom a tracker names.
     Rqbit,
@@ -40,19 +40,20 @@ pub fn download_files(kind: Kind, torrent: &[u8], tracker: &str) -> (TempDir, St
     (dir, finished.output)
 }
 
-/// A peer that has `bytes` as the file `name` and seeds them until it is dropped.
+/// A peer that seeds what it has until it is dropped.
 #[derive(Debug)]
 pub struct Seeder {
-    _process: Process,
-    _dir: TempDir,
+    process: Process,
+    dir: TempDir,
 }
 
 impl Seeder {
+    /// One that has `bytes` as the file `name`.
     pub fn start(kind: Kind, name: &str, bytes: &[u8], torrent: &[u8], tracker: &str) -> Seeder {
         Seeder::start_files(kind, &[(name.to_owned(), bytes)], torrent, tracker)
     }
 
-    /// One that has several files, at these paths.
+    /// One that has files at these paths. What it lacks it downloads.
     pub fn start_files(
         kind: Kind,
         files: &[(String, &[u8])],
@@ -79,7 +80,14 @@ impl Seeder {
                 tries += 1;
             }
         }
-        Seeder { _process: process, _dir: dir }
+        Seeder { process, dir }
+    }
+
+    /// Waits until the file `name` is whole; its bytes. While it is not, Transmission, alone of
+    /// all, calls it something else.
+    pub fn wait_for_file(&mut self, name: &str) -> Vec<u8> {
+        let path = self.dir.path().join(name);
+        self.process.wait_until("the file is whole", |_| fs::read(&path).ok())
     }
 }
 
@@ -263,10 +271,23 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Waits until the tracker that is announced to at `announce` has `count` whole copies of a swarm.
 pub fn wait_for_seeders(announce: &str, swarm: &Sha1Hash, count: usize) {
+    wait_for("seeders", || has_seeders(announce, swarm, count).then_some(()));
+}
+
+/// Whether it has.
+pub fn has_seeders(announce: &str, swarm: &Sha1Hash, count: usize) -> bool {
+    scrape(announce, swarm).contains(&format!("8:completei{count}e"))
+}
+
+/// As [`wait_for_seeders`], for peers that lack something.
+pub fn wait_for_leechers(announce: &str, swarm: &Sha1Hash, count: usize) {
+    let wanted = format!("10:incompletei{count}e");
+    wait_for("leechers", || scrape(announce, swarm).contains(&wanted).then_some(()));
+}
+
+/// What the tracker says of a swarm; nothing, if it does not answer.
+fn scrape(announce: &str, swarm: &Sha1Hash) -> String {
     let hash: String = swarm.0.iter().map(|byte| format!("%{byte:02x}")).collect();
     let url = format!("{}?info_hash={hash}", announce.replace("/announce", "/scrape"));
-    let wanted = format!("8:completei{count}e");
-    wait_for("seeders", || {
-        get(&url, &[]).ok().filter(|answer| answer.text().contains(&wanted)).map(drop)
-    });
+    get(&url, &[]).map_or_else(|_| String::new(), |answer| answer.text())
 }
