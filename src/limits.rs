@@ -316,6 +316,9 @@ pub const SUPERBLOCK_TRIES_MAX: u32 = 3;
 /// For how long a delta that could not be had is not tried again for a part alone: libostree asks
 /// six times without a pause, and each would fetch all that comes before what is broken.
 pub const DELTA_FAILED_KEPT: Duration = Duration::from_secs(2);
+/// For how long a delta whose superblock is wrong about the lengths of its parts is relayed, before
+/// it is looked at again.
+pub const DELTA_MISDESCRIBED_KEPT: Duration = Duration::from_secs(60);
 /// How long a catalog's entry that led to wrong bytes is passed over.
 pub const DISTRUST: Duration = Duration::from_secs(3600);
 /// Transfers shown on the status page.

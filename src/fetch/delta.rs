@@ -54,10 +54,18 @@ pub(super) struct Deltas {
     learnt: HashMap<[u8; 32], Checksum>,
     /// By the URL of a superblock: the delta that was served from there last.
     served: HashMap<String, (BlobName, Arc<Layout>)>,
-    /// Those that could not be had, and when.
-    failed: HashMap<BlobName, Time>,
+    /// Those that could not be had lately.
+    failed: HashMap<BlobName, Failed>,
     /// The files of those that are not kept here.
     passed: HashMap<BlobName, Arc<Passed>>,
+}
+
+/// A delta that could not be had.
+#[derive(Clone, Copy)]
+struct Failed {
+    at: Time,
+    /// Its superblock is wrong about its parts: the upstream has them all the same.
+    is_misdescribed: bool,
 }
 
 /// The files of a delta that is passed on, past the disk.
@@ -67,12 +75,29 @@ struct Passed {
     parts: Vec<Digest>,
 }
 
+impl Failed {
+    fn is_recent(&self) -> bool {
+        let kept = match self.is_misdescribed {
+            true => limits::DELTA_MISDESCRIBED_KEPT,
+            false => limits::DELTA_FAILED_KEPT,
+        };
+        Time::now().since(self.at) < kept
+    }
+}
+
 impl Deltas {
     fn learn(&mut self, url: &str, digest: Checksum) {
         if self.learnt.len() >= limits::DELTAS_LEARNT_MAX {
             self.learnt.clear();
         }
         self.learnt.insert(sha256(url.as_bytes()), digest);
+    }
+
+    /// Forgets that a delta could not be had, unless that would be the same again.
+    fn forgive(&mut self, name: &BlobName) {
+        if self.failed.get(name).is_some_and(|failed| !failed.is_misdescribed) {
+            self.failed.remove(name);
+        }
     }
 
     fn serve(&mut self, url: String, name: BlobName, layout: Arc<Layout>) {
@@ -145,7 +170,7 @@ impl Fetcher {
         let (flight, (mut name, mut superblock)) = self.named(request, &url)?;
         if request.index == 0 {
             // A pull begins: it is tried in earnest.
-            self.deltas.lock().failed.remove(&name);
+            self.deltas.lock().forgive(&name);
         }
         loop {
             let renewed = superblock.is_some();
@@ -219,18 +244,17 @@ impl Fetcher {
     }
 
     /// Remembers for a moment that a delta could not be had.
-    pub(super) fn delta_failed(&self, name: &BlobName) {
+    pub(super) fn delta_failed(&self, name: &BlobName, is_misdescribed: bool) {
         if matches!(name, BlobName::Delta(_)) {
             let mut deltas = self.deltas.lock();
-            deltas.failed.retain(|_, at| Time::now().since(*at) < limits::DELTA_FAILED_KEPT);
-            deltas.failed.insert(*name, Time::now());
+            deltas.failed.retain(|_, failed| failed.is_recent());
+            deltas.failed.insert(*name, Failed { at: Time::now(), is_misdescribed });
         }
     }
 
-    fn has_just_failed(&self, name: &BlobName) -> bool {
-        let deltas = self.deltas.lock();
-        let at = deltas.failed.get(name);
-        at.is_some_and(|at| Time::now().since(*at) < limits::DELTA_FAILED_KEPT)
+    fn has_just_failed(&self, name: &BlobName) -> Option<Failed> {
+        let failed = self.deltas.lock().failed.get(name).copied();
+        failed.filter(Failed::is_recent)
     }
 
     /// Leads a job for a delta that only the upstream has: its superblock comes first.
@@ -243,8 +267,13 @@ impl Fetcher {
         if file.superblock.is_none() && self.is_to_be_passed(&request.name) {
             return self.pass_delta(request, file);
         }
-        if file.index > 0 && self.has_just_failed(&request.name) {
-            return Err(FetchError::Local("the delta could not be had a moment ago".into()));
+        match self.has_just_failed(&request.name) {
+            Some(failed) if failed.is_misdescribed => return Err(FetchError::NoDelta),
+            Some(_) if file.index > 0 => {
+                let why = "the delta could not be had a moment ago";
+                return Err(FetchError::Local(why.into()));
+            }
+            _ => {}
         }
         let superblock = self.superblock_in_hand(request, file)?;
         let layout = layout_of(&superblock).ok_or(FetchError::NoDelta)?;
@@ -335,7 +364,10 @@ impl Fetcher {
         let digest = *digest.ok_or(FetchError::NoFile)?;
         let place = Place { origin: request.origin.clone(), layout: Some(Arc::clone(&layout)) };
         let stream = Stream::open(&self.upstream(), &place, part.at, part.end);
-        let stream = stream.map_err(FetchError::Upstream)?;
+        let stream = stream.map_err(|error| match error {
+            UpstreamError::OtherLength { .. } => FetchError::NoDelta,
+            error => FetchError::Upstream(error),
+        })?;
         self.granted(request);
         let is_whole = part.at == part.base && part.end == part.total.map(|len| part.base + len);
         let passing = match is_whole {

@@ -77,6 +77,8 @@ pub(super) enum Opened {
 enum Failure {
     Local,
     WrongDigest,
+    /// The upstream has the files of the delta, but not as long as its superblock says.
+    OtherLength,
     Sources,
 }
 
@@ -192,6 +194,11 @@ impl Job {
         self.failure.get() == Some(&Failure::WrongDigest)
     }
 
+    /// Whether the files of the delta are not those that its superblock describes.
+    pub(super) fn is_misdescribed(&self) -> bool {
+        self.failure.get() == Some(&Failure::OtherLength)
+    }
+
     /// What the upstream said when it refused to go on.
     pub(super) fn refusal(&self) -> Option<&Answer> {
         self.refusal.get()
@@ -234,6 +241,8 @@ pub(super) struct Conductor {
     wrong_piece: Option<(PieceIndex, Sha1Hash)>,
     upstream_bytes: u64,
     last_error: Option<String>,
+    /// The last stream ended at a file that has not the length it should have.
+    is_other_len: bool,
     meter: Meter,
 }
 
@@ -287,6 +296,7 @@ impl Conductor {
             wrong_piece: None,
             upstream_bytes,
             last_error: None,
+            is_other_len: false,
             meter: Meter::new(now),
         };
         conductor.start_threads(body).inspect_err(|_| {
@@ -357,7 +367,8 @@ impl Conductor {
             self.fetcher.store().discard(&self.partial);
             let _ = self.job.failure.set(failure);
             if self.membership.is_none() && failure != Failure::Local {
-                self.fetcher.delta_failed(&self.job.name);
+                let is_misdescribed = failure == Failure::OtherLength;
+                self.fetcher.delta_failed(&self.job.name, is_misdescribed);
             }
             self.partial.feed().fail(&why);
             crate::log_limited!(warn, "blob {} failed: {why}", self.job.name);
@@ -414,7 +425,11 @@ impl Conductor {
             Step::Replace => self.replace_fill(now),
             Step::GiveUp => {
                 let why = self.last_error.take().unwrap_or_else(|| "no source is left".into());
-                return Err((Failure::Sources, why));
+                let failure = match self.is_other_len {
+                    true => Failure::OtherLength,
+                    false => Failure::Sources,
+                };
+                return Err((failure, why));
             }
         }
         Ok(now)
@@ -556,6 +571,8 @@ impl Conductor {
             }
             Err(error) => {
                 self.refused = matches!(&error, FillError::Upstream(error) if is_final(error));
+                self.is_other_len =
+                    matches!(&error, FillError::Upstream(UpstreamError::OtherLength { .. }));
                 self.fill_failed(error.to_string());
                 if let (true, FillError::Upstream(UpstreamError::Status(answer))) =
                     (self.refused, error)
@@ -664,6 +681,7 @@ fn failure_text(failure: Option<&Failure>) -> Option<&'static str> {
     failure.map(|failure| match failure {
         Failure::Local => "the local disk failed",
         Failure::WrongDigest => "wrong digest",
+        Failure::OtherLength => "the superblock is wrong about its parts",
         Failure::Sources => "no source was left",
     })
 }

@@ -137,6 +137,7 @@ impl Fetcher {
             Err(Unsettled::Failed { refusal: Some(answer), .. }) => {
                 Err(FetchError::Upstream(UpstreamError::Status(answer)))
             }
+            Err(Unsettled::Misdescribed) => Err(FetchError::NoDelta),
             Err(Unsettled::Failed { error, .. }) => Err(FetchError::Local(error.to_string())),
             // Misled twice: the reader says so when it is read.
             Ok(()) | Err(Unsettled::Misled) => Ok(reader),

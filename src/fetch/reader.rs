@@ -45,6 +45,8 @@ pub struct Reader {
 pub(super) enum Unsettled {
     /// The catalog's entry has turned out to be wrong, and is passed over from now on.
     Misled,
+    /// The delta is not as its superblock says.
+    Misdescribed,
     /// No source is left.
     Failed {
         /// What the upstream said, if it was its last word.
@@ -205,6 +207,7 @@ impl Reader {
         thread::before_wait();
         match arriving.wait(self.at, self.end) {
             Err(ReadError::WrongDigest) if in_swarm => Err(Unsettled::Misled),
+            Err(_) if arriving.job.is_misdescribed() => Err(Unsettled::Misdescribed),
             // Nothing was sent: the client can be told, and libostree asks again.
             Err(error) if self.layout.is_some() => Err(Unsettled::Failed {
                 refusal: arriving.job.refusal().cloned().map(Box::new),

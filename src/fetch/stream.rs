@@ -101,7 +101,7 @@ impl Stream {
         let room = usize::try_from(files.left).unwrap_or(usize::MAX).min(buf.len());
         let len = self.body.read(buf.get_mut(..room).unwrap_or_default())?;
         if len == 0 && room > 0 {
-            return Err(UpstreamError::WrongLength);
+            return Err(files.ended_early(&self.body));
         }
         files.left -= len as u64;
         files.at += len as u64;
@@ -124,12 +124,22 @@ impl Files {
         let until = Some(self.end - span.offset).filter(|until| *until < span.len);
         let origin = Place::file(&self.origin, index);
         let body = self.upstream.blob(&origin, first, until)?;
-        if body.total.is_some_and(|total| total != span.len) {
-            return Err(UpstreamError::WrongLength);
+        if let Some(told) = body.total.filter(|total| *total != span.len) {
+            return Err(UpstreamError::OtherLength { known: span.len, told });
         }
         self.index = index;
         self.at = span.offset + body.offset;
         self.left = until.unwrap_or(span.len) - body.offset;
         Ok(body)
+    }
+
+    /// What it means that `body`, whose length was not declared, ended before its file did.
+    fn ended_early(&self, body: &Body) -> UpstreamError {
+        match self.layout.span(self.index) {
+            Some(span) if body.framed => {
+                UpstreamError::OtherLength { known: span.len, told: self.at - span.offset }
+            }
+            _ => UpstreamError::WrongLength,
+        }
     }
 }

@@ -36,6 +36,13 @@ pub enum UpstreamError {
     WrongRange,
     /// The body ended before its declared length, or went on beyond it.
     WrongLength,
+    /// The file is whole, and not as long as it was said to be.
+    OtherLength {
+        /// What was said.
+        known: u64,
+        /// How long it is.
+        told: u64,
+    },
     /// [`super::Upstream::stop`] was called.
     Stopped,
 }
@@ -79,6 +86,9 @@ impl fmt::Display for UpstreamError {
             }
             UpstreamError::WrongLength => {
                 f.write_str("the upstream's body has not its declared length")
+            }
+            UpstreamError::OtherLength { known, told } => {
+                write!(f, "the upstream has a file of {told} bytes that should have {known}")
             }
             UpstreamError::Stopped => f.write_str("stopped"),
         }

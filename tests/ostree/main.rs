@@ -10,6 +10,7 @@ mod files;
 mod flatpak;
 mod foreign;
 mod hardship;
+mod lies;
 mod mirror;
 mod objects;
 mod offline;
