@@ -319,6 +319,14 @@ pub const DELTA_FAILED_KEPT: Duration = Duration::from_secs(2);
 /// For how long a delta whose superblock is wrong about the lengths of its parts is relayed, before
 /// it is looked at again.
 pub const DELTA_MISDESCRIBED_KEPT: Duration = Duration::from_secs(60);
+/// For how long the root of a commit, which comes last to a libostree that asks for files beside a
+/// delta, waits for the parts. Those versions do not give up on silence.
+pub const ROOT_HELD: Duration = Duration::from_secs(60);
+/// A host that takes no other part for so long has the objects of those that it did not ask for. A
+/// part of the usual length keeps it busy for less.
+pub const ROOT_IDLE: Duration = Duration::from_secs(1);
+/// Pulls in which the root waits.
+pub const PULLS_WATCHED_MAX: usize = 64;
 /// How long a catalog's entry that led to wrong bytes is passed over.
 pub const DISTRUST: Duration = Duration::from_secs(3600);
 /// Transfers shown on the status page.

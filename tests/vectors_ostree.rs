@@ -16,7 +16,7 @@ use torrent_cache::base::hash::sha256;
 use torrent_cache::base::rng::Rng;
 use torrent_cache::limits;
 use torrent_cache::proto::ostree::delta::{
-    DeltaError, Superblock, contents, listed_in_index, listed_in_summary,
+    DeltaError, Superblock, contents, listed_in_index, listed_in_summary, root,
 };
 use torrent_cache::proto::ostree::filez::{FilezCheck, FilezError};
 use torrent_cache::proto::ostree::object::Object;
@@ -72,6 +72,20 @@ fn parts_have_the_checksums_of_their_files() {
         assert!(parts.len() == count && parts.iter().all(|part| !part.is_inline), "{name}");
     }
     assert!(superblock("inline").parts.iter().all(|part| part.is_inline));
+}
+
+#[test]
+fn the_root_of_the_commit_is_in_the_first_part() {
+    let known = "8f71a44238a6199a6fecea5380ed3ff9eefb9dda29c5fd05b0a42f8b92c78e28";
+    assert_eq!(root(&file("update.superblock")).unwrap().0.to_string(), known);
+    for name in ["fallback", "update", "swapped", "inline", "signed", "whole"] {
+        let bytes = file(&format!("{name}.superblock"));
+        let (root, number) = root(&bytes).expect(name);
+        let contents = contents(&bytes).unwrap();
+        let objects: Vec<_> =
+            (0..contents[number].len()).filter_map(|at| contents[number].object(at)).collect();
+        assert!(objects.contains(&(root, ObjectKind::DirTree)), "{name}: {root}");
+    }
 }
 
 #[test]

@@ -86,6 +86,11 @@ impl Failed {
 }
 
 impl Deltas {
+    /// The delta that was served last from the superblock at `url`.
+    pub(super) fn served(&self, url: &str) -> Option<(BlobName, Arc<Layout>)> {
+        self.served.get(url).cloned()
+    }
+
     fn learn(&mut self, url: &str, digest: Checksum) {
         if self.learnt.len() >= limits::DELTAS_LEARNT_MAX {
             self.learnt.clear();
@@ -138,7 +143,7 @@ impl Fetcher {
             return self.open_superblock(request, request.range);
         }
         let url = request.superblock.url.to_string();
-        let served = || self.deltas.lock().served.get(&url).cloned();
+        let served = || self.deltas.lock().served(&url);
         let (name, layout) = match served() {
             Some(known) => known,
             None => {

@@ -22,6 +22,7 @@ mod judge;
 mod lanes;
 mod open;
 mod pieces;
+mod pulls;
 mod reader;
 mod republish;
 mod room;
@@ -41,6 +42,7 @@ pub use self::access::Offline;
 pub use self::delta::DeltaRequest;
 pub use self::files::{FileKind, FileOutcome, FileReader, FileRequest, Listing};
 pub use self::open::{BlobRequest, DeltaFile, FetchError};
+pub use self::pulls::Going;
 pub use self::reader::{Chunk, ReadError, Reader};
 pub use self::room::Loaded;
 
@@ -62,6 +64,7 @@ use self::delta::Deltas;
 use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
+use self::pulls::Pulls;
 use self::room::Room;
 use self::roots::Judged;
 
@@ -104,6 +107,7 @@ pub struct Fetcher {
     flights: Flights,
     outages: Outages,
     unpacker: Unpacker,
+    pulls: Arc<Pulls>,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
     /// Entries of the catalog, URL and blob, that led to something else than the object; until when
     /// each is passed over. Bounded by [`limits::POINTERS_MISLEADING_MAX`].
@@ -174,6 +178,7 @@ impl Fetcher {
             flights: Flights::new(),
             outages: Outages::new(),
             unpacker: Unpacker::new(),
+            pulls: Pulls::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
             misleading: Ranked::new(Rank::Leaf, HashMap::new()),
             share_objects: policy.share_objects,
@@ -203,6 +208,7 @@ impl Fetcher {
     pub fn stop(&self) {
         self.stop.stop();
         self.parts.upstream.stop();
+        self.pulls.end();
         // Whoever waits for one looks at the flag.
         let _ = self.to_share.try_send(String::new());
         let _ = self.to_settle.try_send(());

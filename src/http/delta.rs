@@ -1,6 +1,6 @@
 //! The files of OSTree's static deltas, from wherever they are, to one client.
 
-use crate::fetch::{DeltaRequest, FetchError};
+use crate::fetch::{DeltaRequest, FetchError, Going};
 use crate::http::{Front, blob, fail, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::http1::{Headers, Url};
@@ -23,17 +23,56 @@ pub(super) fn serve(
     let dir = superblock.url.target.rfind('/').map_or(0, |slash| slash + 1);
     superblock.url.target.truncate(dir);
     superblock.url.target.push_str(&file_name(0));
+    let host = exchange.peer().ip();
+    let asks_beside = exchange.head().headers.text("user-agent").is_some_and(asks_beside);
+    let going = match index > 0 && asks_beside {
+        true => front.fetcher.part_goes(host, &superblock.url, index),
+        false => None,
+    };
     let request = DeltaRequest { id, index, superblock, range };
     match front.fetcher.open_delta(&request) {
         Ok(reader) => {
             let mut fields = Headers::new();
             fields.append("Accept-Ranges", "bytes");
             fields.append("X-Torrent-Cache", reader.source());
-            blob::send(exchange, fields, reader, range.is_some())
+            if index == 0 && asks_beside {
+                front.fetcher.pull_begins(host, &request.superblock.url);
+            }
+            blob::send(exchange, fields, reader, range.is_some())?;
+            going.into_iter().for_each(Going::gone);
+            Ok(())
         }
         Err(FetchError::NoDelta | FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, url)
         }
         Err(error) => fail(exchange, &error),
+    }
+}
+
+/// Whether it is a libostree that asks for the files of a commit beside the delta that brings them:
+/// one before 2023.7.
+pub(super) fn asks_beside(agent: &str) -> bool {
+    let version = agent.split_whitespace().find_map(|word| word.strip_prefix("libostree/"));
+    let Some((year, number)) = version.and_then(|version| version.split_once('.')) else {
+        return false;
+    };
+    match (year.parse::<u32>(), number.parse::<u32>()) {
+        (Ok(year), Ok(number)) => (year, number) < (2023, 7),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_ask_beside_are_told_apart() {
+        for agent in ["libostree/2022.7", "libostree/2022.7 flatpak/1.14.10", "libostree/2023.6"] {
+            assert!(asks_beside(agent), "{agent}");
+        }
+        for agent in ["libostree/2023.7", "libostree/2023.10 x", "libostree/2024.1", "curl/8"] {
+            assert!(!asks_beside(agent), "{agent}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::figures;
 use crate::fetch::{FetchError, FileKind, FileOutcome, FileReader, FileRequest};
+use crate::http::delta::asks_beside;
 use crate::http::{Front, pass_on, passing_status, refuse, relay, unreachable_status};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::http1::{BodyLen, Headers, Method, Url, Version};
@@ -16,6 +17,11 @@ pub(super) fn serve(
     repository: String,
     kind: FileKind,
 ) -> Result<(), ExchangeError> {
+    if let FileKind::Named(checksum) = kind
+        && exchange.head().headers.text("user-agent").is_some_and(asks_beside)
+    {
+        front.fetcher.object_goes(exchange.peer().ip(), &checksum);
+    }
     let origin = front.origin(url, &exchange.head().headers);
     let request = FileRequest { origin, repository, kind };
     let is_head = exchange.head().method == Method::Head;

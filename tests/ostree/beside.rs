@@ -8,16 +8,16 @@ use std::path::Path;
 use std::process::Command;
 
 use torrent_cache::base::hash::sha256;
-use torrent_cache::proto::ostree::part;
+use torrent_cache::proto::ostree::{self, ObjectKind, delta, part};
 
-use crate::deltas::{MISMATCHES, through};
+use crate::deltas::{MISMATCHES, asked, through};
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::foreign::without_proxies;
 use crate::support::ostree::{Host, Repository, tree};
 use crate::support::process::Process;
 use crate::support::site::AUTHORIZATION;
-use crate::support::temp_dir;
 use crate::support::torrent_cache::Program;
+use crate::support::{temp_dir, wait_for};
 use crate::{MIB, World, proxy};
 
 const UNPACKED: &str = "torrent_cache_unpacked_objects_total";
@@ -273,4 +273,45 @@ fn objects_that_may_not_be_kept_come_from_upstream() {
     let host = Host::new(&url, proxy(&client));
     host.pull(&["main"]);
     host.assert_has("main", &commit, &files);
+}
+
+/// A libostree that asks for files beside a delta reads no directory before it has the root.
+#[test]
+fn the_root_goes_out_when_all_other_parts_have() {
+    let world = World::start();
+    world.repository.commit("main", &tree(108, 10, &[MIB, MIB, MIB]));
+    world.repository.delta("main", &["--empty", "--max-chunk-size=1"]);
+    world.repository.summarise();
+    let upstream = FaultProxy::start(world.site.addr());
+    let client = world.client("client", &[]);
+    let superblock = world.repository.superblocks().remove(0);
+    let bytes = fs::read(world.repository.path().join(&superblock)).expect("it is there");
+    let (root, number) = delta::root(&bytes).expect("a part has the root");
+    let object = ostree::object_path(&root, ObjectKind::DirTree);
+    let mut parts = world.repository.parts();
+    assert!(parts.len() >= 3, "{parts:?}");
+    let holder = parts.remove(number);
+    assert!(holder.ends_with(&format!("/{number}")), "{holder}");
+    let get = |path: &str, agent: &str| {
+        let url = format!("{}/repo/{path}", upstream.url());
+        let (status, bytes) = through(&client, &url, &["--user-agent", agent]);
+        let wanted = fs::read(world.repository.path().join(path)).expect("it is there");
+        assert!(status == 200 && bytes == wanted, "{path}: {status}: {}", client.log());
+    };
+    let agent = "libostree/2022.7";
+    // Until it is asked for again, there is time for those that do not wait for it.
+    upstream.fail(&parts[0], 1, Fault::Stall { after: 100 });
+    get(&superblock, agent);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| get(&parts[0], agent));
+        wait_for("the first part", || (asked(&upstream, &parts[0]) > 0).then_some(()));
+        let held = [&holder, &object].map(|path| scope.spawn(|| get(path, agent)));
+        first.join().expect("no panic");
+        assert!(held.iter().all(|one| !one.is_finished()), "before the other parts");
+        parts[1..].iter().for_each(|path| get(path, agent));
+    });
+    // Nobody waits for parts that are not asked for, or who would not ask for files.
+    for agent in [agent, "libostree/2023.7"] {
+        [&superblock, &holder, &object].iter().for_each(|path| get(path, agent));
+    }
 }

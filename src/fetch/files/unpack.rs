@@ -183,7 +183,7 @@ impl Fetcher {
     }
 
     fn index_of(&self, delta: &ServedDelta, deadline: Time) -> Option<Index> {
-        let superblock = self.superblock_here(delta, deadline)?;
+        let superblock = self.superblock_here(&delta.name, &delta.layout, deadline)?;
         let contents = delta::contents(&superblock).ok()?;
         let count: usize = contents.iter().map(delta::Contents::len).sum();
         if count > limits::FILES_MAX {
@@ -198,14 +198,20 @@ impl Fetcher {
         Some(index.into())
     }
 
-    fn superblock_here(&self, delta: &ServedDelta, deadline: Time) -> Option<Vec<u8>> {
-        let span = delta.layout.span(0)?;
+    /// The superblock of a delta that is here or on its way, unless it is long.
+    pub(in crate::fetch) fn superblock_here(
+        &self,
+        name: &BlobName,
+        layout: &Layout,
+        deadline: Time,
+    ) -> Option<Vec<u8>> {
+        let span = layout.span(0)?;
         let len = usize::try_from(span.len).ok()?;
         if len > limits::UNPACKED_SUPERBLOCK_LEN_MAX {
             return None;
         }
         let mut superblock = vec![0; len];
-        self.proven(delta, span, deadline)?.read_at(&mut superblock, 0).ok()?;
+        self.proven(name, span, deadline)?.read_at(&mut superblock, 0).ok()?;
         Some(superblock)
     }
 
@@ -253,9 +259,9 @@ impl Fetcher {
     ) -> Option<Result<usize, String>> {
         // One that is inside the superblock came with it.
         let file = delta.layout.part(u32::from(number)).or_else(|| delta.layout.span(0))?;
-        let bytes = self.proven(delta, file, deadline)?;
+        let bytes = self.proven(&delta.name, file, deadline)?;
         let mut turn = self.unpacker.turn(deadline)?;
-        let superblock = self.superblock_here(delta, deadline)?;
+        let superblock = self.superblock_here(&delta.name, &delta.layout, deadline)?;
         let unpacked = thread::contain(|| {
             let packed = Window::of(bytes, file);
             self.unpack(delta, number, &superblock, packed, public, &mut turn.room)
@@ -314,12 +320,12 @@ impl Fetcher {
 
     /// The bytes of a delta, once those of `file` are known to be right. `None`: they are not by
     /// `deadline`, or do not come, or nothing has come for a while.
-    fn proven(&self, delta: &ServedDelta, file: Span, deadline: Time) -> Option<Bytes> {
-        let stored = || self.store().blob(&delta.name).map(Bytes::Stored);
+    fn proven(&self, name: &BlobName, file: Span, deadline: Time) -> Option<Bytes> {
+        let stored = || self.store().blob(name).map(Bytes::Stored);
         if let Some(bytes) = stored() {
             return Some(bytes);
         }
-        let job = self.jobs.lock().get(&delta.name).cloned();
+        let job = self.jobs.lock().get(name).cloned();
         // Without one it has ended meanwhile, one way or the other.
         let Some(partial) = job.and_then(|job| job.partial()) else { return stored() };
         let feed = partial.feed();

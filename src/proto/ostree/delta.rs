@@ -104,6 +104,7 @@ fn unsigned(input: &[u8]) -> Result<&[u8], Malformed> {
 struct Fields<'a> {
     metadata: &'a [u8],
     id: DeltaId,
+    commit: &'a [u8],
     entries: &'a [u8],
 }
 
@@ -123,7 +124,7 @@ impl<'a> Fields<'a> {
         if sha256(commit) != to.0 {
             return Err(DeltaError::Commit);
         }
-        Ok(Fields { metadata, id: DeltaId { from, to }, entries })
+        Ok(Fields { metadata, id: DeltaId { from, to }, commit, entries })
     }
 
     /// The parts, and what each holds.
@@ -209,6 +210,34 @@ impl Contents<'_> {
 /// As [`Superblock::decode`].
 pub fn contents(input: &[u8]) -> Result<Vec<Contents<'_>>, DeltaError> {
     Ok(Fields::of(input)?.parts()?.into_iter().map(|(_, contents)| contents).collect())
+}
+
+/// The root directory of the commit that the delta leads to, and the number of the part that makes
+/// it; `None`: none does.
+#[must_use]
+pub fn root(input: &[u8]) -> Option<(Checksum, usize)> {
+    let fields = Fields::of(input).ok()?;
+    let root = root_of(fields.commit).ok()?;
+    let makes_it = |contents: &Contents<'_>| {
+        let mut objects = (0..contents.len()).filter_map(|index| contents.object(index));
+        objects.any(|object| object == (root, ObjectKind::DirTree))
+    };
+    let parts = fields.parts().ok()?;
+    let number = parts.iter().position(|(_, contents)| makes_it(contents))?;
+    Some((root, number))
+}
+
+/// The root directory of a commit.
+fn root_of(commit: &[u8]) -> Result<Checksum, Malformed> {
+    // (a{sv} ay a(say) s s t ay ay)
+    let mut fields = Tuple::new(commit, 6)?;
+    let _metadata = fields.framed(8)?;
+    let _parent = fields.framed(1)?;
+    let _related = fields.framed(1)?;
+    let _subject = fields.framed(1)?;
+    let _body = fields.framed(1)?;
+    let _timestamp: [u8; 8] = fields.fixed()?;
+    checksum(fields.framed(1)?)
 }
 
 /// The parts that the metadata carries under their paths, by number, sorted.
