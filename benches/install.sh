@@ -10,6 +10,7 @@ install() {
   case $1 in
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
     ostree) tests/install.sh etcd-server nginx-light ostree ;;
+    scale) tests/install.sh python3-libtorrent ;;
     swarm) tests/install.sh etcd-server iproute2 util-linux ;;
     tracker)
       tests/install.sh opentracker wrk
@@ -31,7 +32,7 @@ install() {
 }
 
 benches=("$@")
-((${#benches[@]})) || benches=(front ostree tracker wire)
+((${#benches[@]})) || benches=(front ostree scale tracker wire)
 for bench in "${benches[@]}"; do
   install "$bench"
 done

@@ -16,3 +16,4 @@ pub mod rig;
 pub mod rounds;
 pub mod seeded;
 pub mod table;
+pub mod wire;

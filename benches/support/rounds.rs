@@ -52,6 +52,11 @@ pub fn interleave<const N: usize>(count: usize, mut sides: [Side<'_>; N]) -> [Co
     costs
 }
 
+/// Lets each side have one turn, for what takes long.
+pub fn once<const N: usize>(sides: [Side<'_>; N]) -> [Costs; N] {
+    sides.map(|mut side| Costs(vec![(side.run)()]))
+}
+
 /// The median; of an even number of values the mean of the two in the middle.
 ///
 /// # Panics

@@ -62,7 +62,7 @@ impl Row {
         let ratio = ours / theirs;
         Row {
             theirs: format!("{name}: {}", unit(theirs)),
-            ratio: format!("{ratio:.2}"),
+            ratio: if ratio.is_finite() { format!("{ratio:.2}") } else { String::new() },
             ..Row::judged(what, unit(ours), ratio, goal, |bound| format!("{bound:.2}"))
         }
     }
@@ -156,6 +156,11 @@ pub fn seconds(seconds: f64) -> String {
 /// Bytes per second, as MB (10^6) per second.
 pub fn rate(bytes_per_second: f64) -> String {
     format!("{:.0} MB/s", bytes_per_second / 1e6)
+}
+
+/// Bytes, as KiB (2^10).
+pub fn kib(bytes: f64) -> String {
+    format!("{:.1} KiB", bytes / 1024.0)
 }
 
 /// Bytes, as MiB (2^20).

@@ -31,10 +31,11 @@ pub fn play_role() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["seed", root, tracker] => seed(Path::new(root), tracker),
-        ["leech", root, tracker, torrents, at_once, digests] => {
+        ["seed", root, tracker, port] => seed(engine(Path::new(root), tracker, port)),
+        ["leech", root, tracker, port, torrents, at_once, digests] => {
             let at_once = at_once.parse().expect("a number");
-            leech(Path::new(root), tracker, Path::new(torrents), at_once, digests == "digests");
+            let engine = engine(Path::new(root), tracker, port);
+            leech(engine, Path::new(torrents), at_once, digests == "digests");
         }
         ["send", file] => send(Path::new(file)),
         ["receive", port, file, piece_len] => {
@@ -46,12 +47,13 @@ pub fn play_role() {
     std::process::exit(0);
 }
 
-fn engine(root: &Path, tracker: &str) -> (Arc<Store>, Engine) {
+fn engine(root: &Path, tracker: &str, port: &str) -> (Arc<Store>, Engine) {
+    let port = port.parse().expect("a port");
     let config = StoreConfig { root: root.to_owned(), max: Max::None };
     let store = Store::open_on(Box::new(Hasty), config).expect("the storage can be opened");
     let config = EngineConfig {
         interface: Ipv4Addr::LOCALHOST.into(),
-        ports: 0..=0,
+        ports: port..=port,
         tracker: Some(tracker.parse().expect("a URL")),
         advertise_address: None,
         advertise_port: None,
@@ -64,9 +66,8 @@ fn engine(root: &Path, tracker: &str) -> (Arc<Store>, Engine) {
     (store, engine)
 }
 
-/// Seeds what `root` holds until the process is ended.
-fn seed(root: &Path, tracker: &str) {
-    let (store, engine) = engine(root, tracker);
+/// Seeds what the storage holds until the process is ended.
+fn seed((store, engine): (Arc<Store>, Engine)) {
     store.seeds().iter().for_each(|seed| engine.seed(seed));
     loop {
         std::thread::park();
@@ -75,8 +76,7 @@ fn seed(root: &Path, tracker: &str) {
 
 /// Fetches what the `.torrent` files of a folder describe, so many at once; with `digests`, hashes
 /// each blob as a whole as well, as a pull does.
-fn leech(root: &Path, tracker: &str, torrents: &Path, at_once: usize, digests: bool) {
-    let (store, engine) = engine(root, tracker);
+fn leech((store, engine): (Arc<Store>, Engine), torrents: &Path, at_once: usize, digests: bool) {
     let files =
         fs::read_dir(torrents).expect("it is there").map(|file| file.expect("it is").path());
     let waiting: Mutex<VecDeque<PathBuf>> = Mutex::new(files.collect());

@@ -19,6 +19,17 @@ pub enum Who {
     Aria2,
 }
 
+impl Who {
+    pub fn name(self) -> &'static str {
+        match self {
+            Who::Ours { .. } => "torrent-cache",
+            Who::Rqbit => "rqbit",
+            Who::Libtorrent => "libtorrent",
+            Who::Aria2 => "aria2",
+        }
+    }
+}
+
 const LIBTORRENT: &str = r#"
 import glob, sys, libtorrent as lt
 act, torrents, folder, port = sys.argv[1:]
@@ -27,21 +38,22 @@ session = lt.session({
     "enable_upnp": False, "enable_natpmp": False, "allow_multiple_connections_per_ip": True,
     "enable_outgoing_utp": False, "enable_incoming_utp": False,
     "active_downloads": -1, "active_seeds": -1, "active_limit": 100000,
-    "active_tracker_limit": 100000, "connections_limit": 10000,
+    "active_tracker_limit": 100000, "connections_limit": 10000, "unchoke_slots_limit": -1,
+    "connection_speed": 10000, "alert_queue_size": 100000,
+    "alert_mask": lt.alert.category_t.status_notification,
 })
-handles = []
+left = 0
 for path in glob.glob(torrents + "/*"):
     parameters = lt.add_torrent_params()
     parameters.ti = lt.torrent_info(path)
     parameters.save_path = folder
     if act == "seed":
         parameters.flags |= lt.torrent_flags.seed_mode
-    handles.append(session.add_torrent(parameters))
-while act == "seed" or handles:
-    session.wait_for_alert(20)
-    session.pop_alerts()
-    if act != "seed":
-        handles = [handle for handle in handles if not handle.status().is_seeding]
+    session.add_torrent(parameters)
+    left += 1
+while act == "seed" or left:
+    session.wait_for_alert(1000)
+    left -= sum(isinstance(alert, lt.torrent_finished_alert) for alert in session.pop_alerts())
 "#;
 
 /// A command that downloads, or seeds until it is ended, what the `.torrent` files in `torrents`
@@ -54,33 +66,33 @@ pub fn command(
     tracker: &str,
     seeder_port: u16,
 ) -> Command {
+    let port = if act == "seed" { seeder_port } else { free_port() };
     match who {
         Who::Ours { digests } => {
             let this = std::env::current_exe().expect("it runs");
             let mut command = Command::new(this);
-            command.arg(act).arg(dir).arg(tracker);
+            command.arg(act).arg(dir).arg(tracker).arg(port.to_string());
             if act == "leech" {
                 let digests = if digests { "digests" } else { "pieces" };
                 command.arg(torrents).args(["64", digests]);
             }
             command
         }
-        Who::Rqbit => rqbit(act, dir, torrents, seeder_port),
+        Who::Rqbit => rqbit(act, dir, torrents, port, seeder_port),
         Who::Libtorrent => {
             let mut command = Command::new("/usr/bin/python3");
             command.args(["-c", LIBTORRENT, act]).arg(torrents).arg(dir);
-            command.arg(free_port().to_string());
+            command.arg(port.to_string());
             without_proxies(command)
         }
-        Who::Aria2 => aria2(act, dir, torrents),
+        Who::Aria2 => aria2(act, dir, torrents, port),
     }
 }
 
-fn rqbit(act: &str, dir: &Path, torrents: &Path, seeder_port: u16) -> Command {
+fn rqbit(act: &str, dir: &Path, torrents: &Path, port: u16, seeder_port: u16) -> Command {
     let mut command = Command::new("target/peers/bin/rqbit");
     command.args(["-v", "error", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]);
     command.args(["--listen-ip", "127.0.0.1"]);
-    let port = if act == "seed" { seeder_port } else { free_port() };
     command.args(["--listen-port", &port.to_string()]);
     command.args(["download", "--disable-http-api", "--overwrite", "-o"]).arg(dir);
     if act == "leech" {
@@ -91,7 +103,7 @@ fn rqbit(act: &str, dir: &Path, torrents: &Path, seeder_port: u16) -> Command {
     without_proxies(command)
 }
 
-fn aria2(act: &str, dir: &Path, torrents: &Path) -> Command {
+fn aria2(act: &str, dir: &Path, torrents: &Path, port: u16) -> Command {
     let mut command = Command::new("aria2c");
     command.args(["--no-conf=true", "--bt-enable-lpd=false", "--enable-peer-exchange=false"]);
     command.args(["--enable-dht=false", "--enable-dht6=false", "--disable-ipv6=true", "-j2000"]);
@@ -100,7 +112,7 @@ fn aria2(act: &str, dir: &Path, torrents: &Path) -> Command {
         "leech" => ["--seed-time=0", "--check-integrity=false"],
         _ => ["--seed-ratio=0.0", "--bt-seed-unverified=true"],
     });
-    command.arg(format!("--listen-port={}", free_port()));
+    command.arg(format!("--listen-port={port}"));
     command.arg("-d").arg(dir).args(files(torrents));
     without_proxies(command)
 }
