@@ -254,6 +254,8 @@ impl Fetcher {
             let mut deltas = self.deltas.lock();
             deltas.failed.retain(|_, failed| failed.is_recent());
             deltas.failed.insert(*name, Failed { at: Time::now(), is_misdescribed });
+            drop(deltas);
+            self.pulls.give_up(name);
         }
     }
 

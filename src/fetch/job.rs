@@ -789,7 +789,7 @@ mod tests {
     fn a_part_is_held_back_until_it_is_known_to_be_right() {
         let (_dir, partial, file, mut reader) = part_held(Duration::from_secs(3600));
         partial.feed().mark(Span { offset: 0, len: file.end() });
-        partial.feed().prove(file.end());
+        partial.feed().prove(file);
         assert_eq!(next_len(&mut reader), file.len, "all of it at once");
         assert!(matches!(reader.next(1), Ok(Chunk::End)));
     }
@@ -803,7 +803,7 @@ mod tests {
         partial.feed().mark(file);
         let held_back = limits::HELD_BACK_LEN;
         assert_eq!(next_len(&mut reader), file.len - 100_000 - held_back);
-        partial.feed().prove(file.end());
+        partial.feed().prove(file);
         assert_eq!(next_len(&mut reader), held_back);
         assert!(matches!(reader.next(1), Ok(Chunk::End)));
     }

@@ -91,12 +91,6 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Begins the file at hand anew: its bytes, which were wrong, come again.
-    pub(super) fn begin_file_again(&mut self) {
-        self.hasher = ContentHasher::new(self.digest.algorithm());
-        self.at = self.file().offset;
-    }
-
     /// Where the file at hand lies.
     fn file(&self) -> Span {
         let file = self.delta.as_ref().and_then(|delta| delta.files.layout.span(delta.index));
@@ -187,12 +181,7 @@ mod tests {
         assert_eq!(update(start), Progress::Same);
         assert_eq!(update(&[end, b"x"].concat()), Progress::Proven(len));
         let rest = vec![0; usize::try_from(part.size).unwrap() - 1];
-        let file = layout.span(1).unwrap();
-        assert_eq!(update(&rest), Progress::Wrong(file));
-        judge.begin_file_again();
-        let mut update = |bytes: &[u8]| judge.update(bytes).unwrap();
-        assert_eq!(update(&rest), Progress::Same);
-        assert_eq!(update(b"y"), Progress::Wrong(file), "judged from its first byte on");
+        assert_eq!(update(&rest), Progress::Wrong(layout.span(1).unwrap()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::base::clock::Time;
 use crate::base::hash::{Sha1, Sha1Hash};
 use crate::fetch::follow::read_part;
 use crate::limits;
-use crate::proto::geometry::Geometry;
+use crate::proto::geometry::{Geometry, Span};
 use crate::store::{Partial, StoreError, Wait};
 
 /// Follows `partial` to its end and hashes its pieces. `is_delta`: no byte is taken before the feed
@@ -63,8 +63,9 @@ fn wait_for_byte(partial: &Partial, at: u64, is_delta: bool) -> Option<u64> {
     let feed = partial.feed();
     loop {
         let deadline = Time::now() + limits::READER_PATIENCE;
+        let next = Span { offset: at, len: 1 };
         let wait =
-            if is_delta { feed.wait_proven(at + 1, deadline) } else { feed.wait(at, deadline) };
+            if is_delta { feed.wait_proven(next, deadline) } else { feed.wait(at, deadline) };
         match wait {
             Wait::Ready { end } => return Some(end),
             Wait::Whole => return partial.len(),

@@ -18,6 +18,7 @@ use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::thread;
 use crate::fetch::Fetcher;
 use crate::limits;
+use crate::proto::blob::BlobName;
 use crate::proto::http1::Url;
 use crate::proto::ostree::{Checksum, delta};
 
@@ -38,6 +39,7 @@ struct Puller {
 /// How far a pull is. The superblock is file 0, part N is N + 1.
 #[derive(Debug)]
 struct Pull {
+    delta: BlobName,
     root: Checksum,
     /// The file that holds the root.
     holder: usize,
@@ -51,6 +53,13 @@ struct Pull {
 }
 
 impl Pull {
+    /// One that begins, of a delta of `files` files; `root`: the root, and the file that holds it.
+    fn new(now: Time, delta: BlobName, files: usize, root: (Checksum, usize)) -> Pull {
+        let (root, holder) = root;
+        let left = (1..files).filter(|index| *index != holder).collect();
+        Pull { delta, root, holder, left, going: 0, began_at: now, moved_at: now }
+    }
+
     /// When the root goes out, if nothing else does before.
     fn due_at(&self) -> Time {
         let held_until = self.began_at + limits::ROOT_HELD;
@@ -105,11 +114,10 @@ impl Pulls {
         Arc::new(Pulls { all: Ranked::new(Rank::Leaf, HashMap::new()), changed: Signal::new() })
     }
 
-    /// A host has the superblock of a delta of `files` files. It has two places for parts: where it
-    /// pulls two deltas at once, nothing waits, for two roots would take both.
-    fn begin(&self, now: Time, puller: Puller, root: Checksum, holder: usize, files: usize) {
-        let left = (1..files).filter(|index| *index != holder).collect();
-        let pull = Pull { root, holder, left, going: 0, began_at: now, moved_at: now };
+    /// A host has the superblock of a delta. It has two places for parts: where it pulls two deltas
+    /// at once, nothing waits, for two roots would take both.
+    fn begin(&self, puller: Puller, pull: Pull) {
+        let now = pull.began_at;
         let mut all = self.all.lock();
         all.retain(|_, pull| pull.due_at() > now);
         let with = all.len();
@@ -121,10 +129,20 @@ impl Pulls {
         self.changed.wake_all();
     }
 
+    /// The delta could not be had: who waits for its parts waits in vain.
+    pub(super) fn give_up(&self, delta: &BlobName) {
+        self.all.lock().retain(|_, pull| pull.delta != *delta);
+        self.changed.wake_all();
+    }
+
     /// Holds nobody any more.
     pub(super) fn end(&self) {
         self.all.lock().clear();
         self.changed.wake_all();
+    }
+
+    fn watches(&self, is_meant: impl Fn(&Puller, &Pull) -> bool) -> bool {
+        self.all.lock().iter().any(|(puller, pull)| is_meant(puller, pull))
     }
 
     /// Waits until the root that `is_meant` tells is to go out, or `deadline`.
@@ -168,8 +186,8 @@ impl Fetcher {
         let now = Time::now();
         let Some(bytes) = self.superblock_here(&name, &layout, now) else { return };
         let Some((root, number)) = delta::root(&bytes) else { return };
-        let puller = Puller { host, superblock: url };
-        self.pulls.begin(now, puller, root, number + 1, layout.files());
+        let pull = Pull::new(now, name, layout.files(), (root, number + 1));
+        self.pulls.begin(Puller { host, superblock: url }, pull);
     }
 
     /// One file of a delta is about to go to `host`: waits for the others if they are to go first.
@@ -185,8 +203,10 @@ impl Fetcher {
     }
 
     fn hold(&self, is_meant: impl Fn(&Puller, &Pull) -> bool) {
-        thread::before_wait();
-        self.pulls.wait(is_meant, Time::now() + limits::ROOT_HELD);
+        if self.pulls.watches(&is_meant) {
+            thread::before_wait();
+            self.pulls.wait(is_meant, Time::now() + limits::ROOT_HELD);
+        }
     }
 }
 
@@ -204,12 +224,13 @@ mod tests {
     }
 
     const ROOT: Checksum = Checksum([1; 32]);
+    const DELTA: BlobName = BlobName::Delta(Checksum([2; 32]));
 
     #[test]
     fn the_root_is_due_when_all_others_are_gone() {
         let (pulls, now) = (Pulls::new(), Time::now());
         let one = puller(1, "a");
-        pulls.begin(now, one.clone(), ROOT, 2, 4);
+        pulls.begin(one.clone(), Pull::new(now, DELTA, 4, (ROOT, 2)));
         assert_eq!(due_at(&pulls, &one), Some(now + limits::ROOT_IDLE));
         assert!(pulls.going(one.clone(), 2).is_none(), "the root itself is no reason to wait");
         assert!(pulls.going(puller(2, "a"), 1).is_none(), "another host");
@@ -230,28 +251,37 @@ mod tests {
     #[test]
     fn a_delta_of_one_part_has_nothing_to_wait_for() {
         let (pulls, now) = (Pulls::new(), Time::now());
-        pulls.begin(now, puller(1, "a"), ROOT, 1, 2);
+        pulls.begin(puller(1, "a"), Pull::new(now, DELTA, 2, (ROOT, 1)));
         assert_eq!(due_at(&pulls, &puller(1, "a")), Some(now));
     }
 
     #[test]
     fn a_host_that_pulls_two_deltas_at_once_is_not_held() {
         let (pulls, now) = (Pulls::new(), Time::now());
-        pulls.begin(now, puller(1, "a"), ROOT, 1, 9);
-        pulls.begin(now, puller(2, "a"), ROOT, 1, 9);
-        pulls.begin(now, puller(1, "a"), ROOT, 1, 9);
+        let begin = |host, delta| {
+            pulls.begin(puller(host, delta), Pull::new(now, DELTA, 9, (ROOT, 1)));
+        };
+        begin(1, "a");
+        begin(2, "a");
+        begin(1, "a");
         assert!(due_at(&pulls, &puller(1, "a")).is_some(), "it began again");
-        pulls.begin(now, puller(1, "b"), ROOT, 1, 9);
+        begin(1, "b");
         let left = [puller(1, "a"), puller(1, "b"), puller(2, "a")];
         let left = left.map(|puller| due_at(&pulls, &puller).is_some());
         assert_eq!(left, [false, false, true]);
     }
 
     #[test]
-    fn nobody_is_held_when_the_program_stops() {
-        let pulls = Pulls::new();
-        pulls.begin(Time::now(), puller(1, "a"), ROOT, 1, 9);
-        pulls.end();
-        pulls.wait(|_, _| true, Time::now() + Duration::from_secs(3600));
+    fn nobody_is_held_when_the_delta_fails_or_the_program_stops() {
+        let end: [fn(&Pulls); 2] = [|pulls| pulls.give_up(&DELTA), |pulls| pulls.end()];
+        for end in end {
+            let pulls = Pulls::new();
+            let pull = Pull::new(Time::now(), DELTA, 9, (ROOT, 1));
+            pulls.begin(puller(1, "a"), pull);
+            pulls.give_up(&BlobName::Delta(ROOT));
+            assert!(pulls.watches(|_, _| true), "it was another");
+            end(&pulls);
+            pulls.wait(|_, _| true, Time::now() + Duration::from_secs(3600));
+        }
     }
 }

@@ -301,7 +301,7 @@ impl Arriving {
         let feed = self.partial.feed();
         let last = end.unwrap_or(file.end()).min(file.end());
         if self.early.is_none() {
-            match feed.wait_proven(file.end(), Time::now() + self.held) {
+            match feed.wait_proven(file, Time::now() + self.held) {
                 Wait::Ready { .. } | Wait::Whole => return Ok(Some(last)),
                 Wait::TimedOut => {
                     self.early = Some(Early { from: at, retractions: feed.retractions() });
@@ -314,10 +314,10 @@ impl Arriving {
         loop {
             let waited = match wait_at >= file.end() {
                 // All of the file is there: only its checksum is still to come.
-                true => feed.wait_proven(file.end(), deadline),
+                true => feed.wait_proven(file, deadline),
                 false => feed.wait(wait_at, deadline),
             };
-            let is_proven = feed.proven() >= file.end();
+            let is_proven = feed.is_proven(file);
             // Looked at after that: what is proven now may not be what was sent before.
             if let Some(early) = &mut self.early
                 && feed.was_retracted(file, early.retractions)

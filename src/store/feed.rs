@@ -22,6 +22,8 @@ use crate::proto::geometry::Span;
 pub struct Feed {
     state: Ranked<State>,
     changed: Signal,
+    /// For those that wait for bytes wherever they are.
+    marked: Signal,
 }
 
 /// How far a partial has come.
@@ -54,11 +56,13 @@ pub enum Wait {
 #[derive(Debug)]
 struct State {
     len: Option<u64>,
-    /// Readable runs, first byte to the byte after the last; they neither touch nor overlap.
-    runs: BTreeMap<u64, u64>,
+    /// What is readable.
+    runs: Runs,
     state: FeedState,
-    /// The bytes before this one are right.
-    proven: u64,
+    /// What is right.
+    proven: Runs,
+    /// Counts the marks.
+    marks: u64,
     /// What was taken back, in order.
     retracted: Vec<Span>,
     /// The offsets that are waited for, and by how many.
@@ -68,26 +72,54 @@ struct State {
     next_ticket: u64,
 }
 
-impl State {
-    /// The byte after the run that holds `offset`; `offset` itself if that byte is not readable.
-    fn readable_from(&self, offset: u64) -> u64 {
-        let run = self.runs.range(..=offset).next_back();
+/// Runs of bytes, first byte to the byte after the last; they neither touch nor overlap.
+#[derive(Debug, Default)]
+struct Runs(BTreeMap<u64, u64>);
+
+impl Runs {
+    /// The byte after the run that holds `offset`; `offset` itself if no run does.
+    fn end_from(&self, offset: u64) -> u64 {
+        let run = self.0.range(..=offset).next_back();
         run.map_or(offset, |(_, &end)| end.max(offset))
     }
 
     /// Adds a run, melts it with those it touches, and returns the result.
     fn add(&mut self, mut offset: u64, mut end: u64) -> (u64, u64) {
-        if let Some((&start, &stop)) = self.runs.range(..offset).next_back()
+        if let Some((&start, &stop)) = self.0.range(..offset).next_back()
             && stop >= offset
         {
             offset = start;
         }
-        while let Some((&start, &stop)) = self.runs.range(offset..=end).next() {
-            self.runs.remove(&start);
+        while let Some((&start, &stop)) = self.0.range(offset..=end).next() {
+            self.0.remove(&start);
             end = end.max(stop);
         }
-        self.runs.insert(offset, end);
+        self.0.insert(offset, end);
         (offset, end)
+    }
+
+    /// Takes the bytes from `start` to `end` out, and says whether any of them was there.
+    fn cut(&mut self, start: u64, end: u64) -> bool {
+        let touched: Vec<(u64, u64)> = self.0.range(..end).map(|(&from, &to)| (from, to)).collect();
+        let mut any = false;
+        for (from, to) in touched.into_iter().filter(|(_, to)| *to > start) {
+            any = true;
+            self.0.remove(&from);
+            if from < start {
+                self.0.insert(from, start);
+            }
+            if to > end {
+                self.0.insert(end, to);
+            }
+        }
+        any
+    }
+}
+
+impl State {
+    /// The byte after the run that holds `offset`; `offset` itself if that byte is not readable.
+    fn readable_from(&self, offset: u64) -> u64 {
+        self.runs.end_from(offset)
     }
 
     /// What a reader at `offset` has to know now; nothing: it waits.
@@ -122,15 +154,17 @@ impl Feed {
     pub fn new(len: Option<u64>) -> Feed {
         let state = State {
             len,
-            runs: BTreeMap::new(),
+            runs: Runs::default(),
             state: FeedState::Filling,
-            proven: 0,
+            proven: Runs::default(),
+            marks: 0,
             retracted: Vec::new(),
             awaited: BTreeMap::new(),
             readers: BTreeMap::new(),
             next_ticket: 0,
         };
-        Feed { state: Ranked::new(Rank::Feed, state), changed: Signal::new() }
+        let state = Ranked::new(Rank::Feed, state);
+        Feed { state, changed: Signal::new(), marked: Signal::new() }
     }
 
     /// The blob's length, once it is known.
@@ -142,14 +176,14 @@ impl Feed {
     /// Whether nothing is readable yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.state.lock().runs.is_empty()
+        self.state.lock().runs.0.is_empty()
     }
 
     /// Sets the length, which is set once. Says whether it agrees with what was known.
     #[must_use]
     pub(super) fn set_len(&self, len: u64) -> bool {
         let mut state = self.state.lock();
-        let marked = state.runs.last_key_value().map_or(0, |(_, &end)| end);
+        let marked = state.runs.0.last_key_value().map_or(0, |(_, &end)| end);
         if state.len.is_some_and(|known| known != len) || marked > len {
             return false;
         }
@@ -167,38 +201,58 @@ impl Feed {
         }
         let mut state = self.state.lock();
         assert!(state.len.is_none_or(|len| span.end() <= len), "{span:?} ends after the blob");
-        let (start, end) = state.add(span.offset, span.end());
+        let (start, end) = state.runs.add(span.offset, span.end());
+        state.marks += 1;
+        self.marked.wake_all();
         // A piece far ahead of every reader wakes nobody.
         if state.awaited.range(start..end).next().is_some() {
             self.changed.wake_all();
         }
     }
 
-    /// Says that the bytes before `offset` are right, whatever becomes of those behind. Of a blob
-    /// with one digest that is known only at the end: see [`Feed::finish`].
-    pub fn prove(&self, offset: u64) {
+    /// How often something was marked so far.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        self.state.lock().marks
+    }
+
+    /// Waits until something was marked since there were `seen` [`Feed::marks`], wherever it is,
+    /// the feed has ended, or `deadline` passes by the real clock. Says whether the feed goes on.
+    #[must_use]
+    pub fn wait_marked(&self, seen: u64, deadline: Time) -> bool {
         let mut state = self.state.lock();
-        if offset > state.proven {
-            state.proven = offset;
+        while state.state == FeedState::Filling && state.marks == seen && Time::now() < deadline {
+            state = self.marked.wait_until(state, deadline);
+        }
+        state.state == FeedState::Filling
+    }
+
+    /// Says that the bytes of `span` are right, whatever becomes of the others. Of a blob with one
+    /// digest that is known only at the end: see [`Feed::finish`].
+    pub fn prove(&self, span: Span) {
+        let mut state = self.state.lock();
+        if state.proven.end_from(span.offset) < span.end() {
+            state.proven.add(span.offset, span.end());
             self.changed.wake_all();
         }
     }
 
-    /// The bytes before this one are right.
+    /// Whether all bytes of `span` are known to be right.
     #[must_use]
-    pub fn proven(&self) -> u64 {
-        self.state.lock().proven
+    pub fn is_proven(&self, span: Span) -> bool {
+        self.state.lock().proven.end_from(span.offset) >= span.end()
     }
 
-    /// Waits until the bytes before `offset` are known to be right, the feed has ended, or
-    /// `deadline` passes by the real clock.
+    /// Waits until the bytes of `span` are known to be right, the feed has ended, or `deadline`
+    /// passes by the real clock. Those that follow may be right too: the end says how many.
     #[must_use]
-    pub fn wait_proven(&self, offset: u64, deadline: Time) -> Wait {
+    pub fn wait_proven(&self, span: Span, deadline: Time) -> Wait {
         let mut state = self.state.lock();
         loop {
+            let end = state.proven.end_from(span.offset);
             match &state.state {
                 FeedState::Whole => return Wait::Whole,
-                _ if state.proven >= offset => return Wait::Ready { end: state.proven },
+                _ if end >= span.end() => return Wait::Ready { end },
                 FeedState::Failed(reason) => return Wait::Failed(Arc::clone(reason)),
                 FeedState::Filling if Time::now() >= deadline => return Wait::TimedOut,
                 FeedState::Filling => state = self.changed.wait_until(state, deadline),
@@ -216,19 +270,9 @@ impl Feed {
             return;
         }
         let mut state = self.state.lock();
-        assert!(state.proven <= span.offset, "what is right stays");
         let (start, end) = (span.offset, span.end());
-        let touched: Vec<(u64, u64)> =
-            state.runs.range(..end).map(|(&from, &to)| (from, to)).collect();
-        for (from, to) in touched.into_iter().filter(|(_, to)| *to > start) {
-            state.runs.remove(&from);
-            if from < start {
-                state.runs.insert(from, start);
-            }
-            if to > end {
-                state.runs.insert(end, to);
-            }
-        }
+        assert!(!state.proven.cut(start, end), "what is right stays");
+        state.runs.cut(start, end);
         state.retracted.push(span);
     }
 
@@ -256,6 +300,7 @@ impl Feed {
             assert_eq!(state.len, Some(state.readable_from(0)), "finished before it is complete");
             state.state = FeedState::Whole;
             self.changed.wake_all();
+            self.marked.wake_all();
         }
     }
 
@@ -265,6 +310,7 @@ impl Feed {
         if state.state == FeedState::Filling {
             state.state = FeedState::Failed(reason.into());
             self.changed.wake_all();
+            self.marked.wake_all();
         }
     }
 
@@ -290,7 +336,7 @@ impl Feed {
     /// How many bytes are readable in all.
     #[must_use]
     pub fn readable(&self) -> u64 {
-        self.state.lock().runs.iter().map(|(start, end)| end - start).sum()
+        self.state.lock().runs.0.iter().map(|(start, end)| end - start).sum()
     }
 
     /// How many bytes are readable from the first on.
@@ -313,7 +359,7 @@ impl Feed {
     pub fn gap_from(&self, offset: u64) -> Option<(u64, Option<u64>)> {
         let state = self.state.lock();
         let start = state.readable_from(offset);
-        let next = state.runs.range(start..).next().map(|(&start, _)| start);
+        let next = state.runs.0.range(start..).next().map(|(&start, _)| start);
         let end = next.or(state.len);
         (end.is_none_or(|end| start < end)).then_some((start, end))
     }
@@ -419,7 +465,7 @@ mod tests {
                 assert_eq!(feed.readable_from(at as u64), end as u64, "seed {seed}, offset {at}");
                 assert_eq!(feed.is_readable(rest), end == LEN, "seed {seed}, offset {at}");
             }
-            let runs: Vec<_> = feed.state.lock().runs.clone().into_iter().collect();
+            let runs: Vec<_> = feed.state.lock().runs.0.clone().into_iter().collect();
             let apart = runs.windows(2).all(|pair| pair[0].1 < pair[1].0);
             assert!(apart, "seed {seed}: runs touch: {runs:?}");
             assert_eq!(feed.is_complete(), bytes.iter().all(|byte| *byte), "seed {seed}");
@@ -459,26 +505,48 @@ mod tests {
     fn who_waits_for_proof_is_woken_by_it() {
         let feed = Arc::new(Feed::new(Some(10)));
         feed.mark(span(0, 10));
-        assert_eq!(feed.wait_proven(5, Time::ZERO), Wait::TimedOut);
+        assert_eq!(feed.wait_proven(span(3, 5), Time::ZERO), Wait::TimedOut);
         let waiter = {
             let feed = Arc::clone(&feed);
-            thread::spawn(move || feed.wait_proven(5, late()))
+            thread::spawn(move || feed.wait_proven(span(3, 5), late()))
         };
-        feed.prove(4);
-        feed.prove(6);
-        feed.prove(5);
+        feed.prove(span(8, 10));
+        feed.prove(span(2, 4));
+        feed.prove(span(4, 6));
+        feed.prove(span(4, 5));
         assert_eq!(waiter.join().unwrap(), Wait::Ready { end: 6 });
-        assert_eq!(feed.proven(), 6);
+        let proven = [(2, 6), (8, 10), (2, 7), (0, 3), (6, 8)];
+        let proven = proven.map(|(from, to)| feed.is_proven(span(from, to)));
+        assert_eq!(proven, [true, true, false, false, false]);
         feed.fail("the rest is wrong");
-        assert_eq!(feed.wait_proven(5, late()), Wait::Ready { end: 6 }, "it stays right");
-        assert!(matches!(feed.wait_proven(7, late()), Wait::Failed(_)));
+        assert_eq!(feed.wait_proven(span(3, 5), late()), Wait::Ready { end: 6 }, "it stays right");
+        assert!(matches!(feed.wait_proven(span(3, 7), late()), Wait::Failed(_)));
+    }
+
+    #[test]
+    fn who_waits_for_any_byte_is_woken_by_each_and_by_the_end() {
+        let feed = Arc::new(Feed::new(Some(10)));
+        assert!(feed.wait_marked(0, Time::ZERO), "nothing came, and the feed goes on");
+        let wait = |seen| {
+            let feed = Arc::clone(&feed);
+            thread::spawn(move || feed.wait_marked(seen, late()))
+        };
+        let waiter = wait(0);
+        feed.mark(span(7, 8));
+        assert!(waiter.join().unwrap());
+        assert!(feed.wait_marked(0, late()), "it came before the wait");
+        assert_eq!(feed.marks(), 1);
+        let waiter = wait(1);
+        feed.fail("no more");
+        assert!(!waiter.join().unwrap());
     }
 
     #[test]
     fn what_is_taken_back_is_missing_again_and_its_readers_can_tell() {
         let feed = Feed::new(Some(30));
         feed.mark(span(0, 30));
-        feed.prove(10);
+        feed.prove(span(0, 10));
+        feed.prove(span(20, 30));
         let seen = feed.retractions();
         feed.retract(span(10, 20));
         assert_eq!(feed.gap_from(0), Some((10, Some(20))));

@@ -168,6 +168,23 @@ fn a_part_that_stalls_does_not_keep_the_next_from_coming() {
     pull.kill();
 }
 
+/// libostree asks for parts in no order: one that is here does not wait for those before it.
+#[test]
+fn a_part_goes_out_while_the_one_before_it_stalls() {
+    let world = World::start();
+    with_delta(&world.repository, 73);
+    let parts = world.repository.parts();
+    let upstream = FaultProxy::start(world.site.addr());
+    upstream.fail(&parts[0], usize::MAX, Fault::Stall { after: 100 });
+    let client = Program::client("client", &[]);
+    for file in world.repository.superblocks().iter().chain(&parts[1..]) {
+        let url = format!("{}/repo/{file}", upstream.url());
+        let wanted = fs::read(world.repository.path().join(file)).expect("it is there");
+        let (status, bytes) = through(&client, &url, &[]);
+        assert!(status == 200 && bytes == wanted, "{file}: {status}: {}", client.log());
+    }
+}
+
 /// What the catalog says of a delta is held against its superblock.
 #[test]
 fn an_entry_of_the_catalog_that_lies_is_passed_over() {

@@ -332,7 +332,7 @@ impl Fetcher {
         loop {
             let come = feed.readable();
             let pause = (Time::now() + limits::NO_PROGRESS).min(deadline);
-            match feed.wait_proven(file.end(), pause) {
+            match feed.wait_proven(file, pause) {
                 Wait::Ready { .. } | Wait::Whole => return Some(Bytes::Arriving(partial)),
                 Wait::Failed(_) => return None,
                 Wait::TimedOut if Time::now() >= deadline || feed.readable() == come => {
