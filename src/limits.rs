@@ -187,7 +187,7 @@ pub const HANDSHAKES_MAX: usize = 128;
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
 /// Connections that we make with one address at once: it may learn later than we that one is made,
 /// and is not to turn the next away.
-pub const CALLS_PER_ADDRESS_MAX: usize = HANDSHAKES_PER_ADDRESS_MAX / 2;
+pub const CALLS_PER_ADDRESS_MAX: usize = HANDSHAKES_PER_ADDRESS_MAX / 4;
 /// Calls to peers that wait until others are made; when full, the next count as failed and are made
 /// again later. Each of [`JOBS_MAX`] swarms has at most 16.
 pub const CALLS_WAITING_MAX: usize = 16 * JOBS_MAX;
