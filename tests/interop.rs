@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::etcd::Etcd;
-use support::foreign::{Kind, OpenTracker, Seeder, download, wait_for_seeders};
+use support::foreign::{Kind, OpenTracker, Seeder, download, wait_for_leechers, wait_for_seeders};
 use support::image::Image;
 use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network, TO_PEERS};
 use support::process::Process;
@@ -108,6 +108,28 @@ fn a_client_takes_all_of_a_blob_from_aria2() {
 #[test]
 fn a_client_takes_all_of_a_blob_from_transmission() {
     takes_all_from(Kind::Transmission, 15);
+}
+
+#[test]
+fn transmission_takes_all_of_a_blob_from_a_client() {
+    let stage = Stage::new(21, 2 * MIB + 1);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
+    let announce = tracker.announce_url();
+    let seeder = stage.seeder(Kind::Libtorrent, &announce);
+    stage.wait_for_seeders(&announce, 1);
+    let first = stage.client("first", &announce, &[]);
+    stage.pull_through(&first);
+    stage.wait_for_seeders(&announce, 2);
+    drop(seeder);
+    let torrent = stage.metainfo.encode();
+    let mut transmission = Seeder::start_files(Kind::Transmission, &[], &torrent, &announce);
+    wait_for_leechers(&announce, &stage.metainfo.info_hash(), 1);
+    // It calls nobody here, and who has everything calls nobody either: one that fetches does.
+    let second = stage.client("second", &announce, &[]);
+    stage.pull_through(&second);
+    assert!(transmission.wait_for_file(stage.metainfo.name()) == stage.blob.bytes, "other bytes");
+    let sent = second.metric(TO_PEERS);
+    assert!(sent >= stage.blob.len(), "{sent} bytes were sent");
 }
 
 #[test]

@@ -313,24 +313,27 @@ impl Links {
             return Err(GreetError::UnknownSwarm);
         }
         self.check_peer(theirs.peer_id)?;
-        Ok((open, Greeting { theirs, seed: None }))
+        // By now the blob may be whole: who is slow to answer is served all the same.
+        Ok((open, Greeting { theirs, seed: self.seed_of(info_hash)? }))
     }
 
     /// Reads the handshake of a peer that called, and answers it if we have what it asks for.
     fn greet_caller(&self, stream: &TcpStream) -> Result<Greeting, GreetError> {
         let theirs = read_hello(stream, Time::now() + PEER_HANDSHAKE)?;
         self.check_peer(theirs.peer_id)?;
-        let joined = self.table.lock().joined.contains_key(&theirs.info_hash);
-        let seed = if joined { None } else { Some(self.open_seed(theirs.info_hash)?) };
+        let seed = self.seed_of(theirs.info_hash)?;
         self.send_hello(stream, theirs.info_hash)?;
         Ok(Greeting { theirs, seed })
     }
 
-    /// Opens the whole blob that a peer asks for.
-    fn open_seed(&self, info_hash: Sha1Hash) -> Result<Seed, GreetError> {
+    /// Opens the whole blob that has the hash; `None`: we are fetching it.
+    fn seed_of(&self, info_hash: Sha1Hash) -> Result<Option<Seed>, GreetError> {
+        if self.table.lock().joined.contains_key(&info_hash) {
+            return Ok(None);
+        }
         let blob = self.store.by_info_hash(&info_hash).ok_or(GreetError::UnknownSwarm)?;
         let metainfo = blob.metainfo().map_err(GreetError::Store)?;
-        Ok(Seed { blob, geometry: *metainfo.geometry() })
+        Ok(Some(Seed { blob, geometry: *metainfo.geometry() }))
     }
 
     fn check_peer(&self, peer_id: PeerId) -> Result<(), GreetError> {
@@ -658,6 +661,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (info_hash, more) = (Sha1Hash([7; 20]), 3);
+        links.joined(info_hash, MemberId(1));
         for _ in 0..CALLS_PER_ADDRESS_MAX + more {
             assert!(links.dial(info_hash, address));
         }
