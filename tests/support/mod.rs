@@ -21,9 +21,8 @@ pub mod skopeo;
 pub mod stage;
 pub mod torrent_cache;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -47,15 +46,20 @@ pub fn temp_dir() -> TempDir {
 }
 
 /// A port that is free for TCP and UDP on 127.0.0.1 and that no other test of this process was
-/// given. For programs that cannot be told to take any port; another process may still take it
-/// first.
+/// given. For programs that cannot be told to take any port. It is below those that Linux gives to
+/// connections, so that none takes it before the program does.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    for _ in 0..100 {
-        let tcp = TcpListener::bind(loopback(0)).expect("loopback has a free port");
-        let port = tcp.local_addr().expect("it is bound").port();
-        let both = UdpSocket::bind(loopback(port)).is_ok();
-        if both && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Tests of other processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(1009);
+    for _ in 0..COUNT {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(given) % COUNT;
+        let port = u16::try_from(port).expect("it is below 32768");
+        let tcp = TcpListener::bind(loopback(port));
+        if tcp.is_ok() && UdpSocket::bind(loopback(port)).is_ok() {
             return port;
         }
     }
