@@ -33,8 +33,9 @@ const SERVED_FIRST: usize = 4;
 const CONFIRMED_FOR_ONE_MORE: usize = 4;
 /// So long what a seed sends may take to be confirmed: it fetches nothing and has no pace.
 const TURN_MAX: Duration = Duration::from_secs(6);
-/// So soon a peer asks for what was suggested to it, or another has its turn.
-const TAKEN: Duration = Duration::from_millis(50);
+/// So soon a peer asks for what was suggested to it, or another has its turn. The suggestion and
+/// the request may each wait half a second behind what else is on its way, where lines are slow.
+const TAKEN: Duration = Duration::from_secs(2);
 /// Among so many of the rarest pieces, the first ones, one is taken at random: seeds that do not
 /// know of each other put out different ones, and readers still get what they need about in order.
 const CHOICES: usize = 8;

@@ -216,7 +216,7 @@ fn a_seed_suggests_each_piece_to_one_peer_and_what_few_have() {
     assert!(suggested.iter().all(|(to, _)| *to == links[0]));
     host.hear(links[1], Message::Interested);
     assert_eq!(host.suggested(), [], "its turns are not over");
-    host.pass(Duration::from_millis(100));
+    host.pass(Duration::from_secs(2));
     suggested = host.suggested();
     let of = |link| suggested.iter().filter(move |(to, _)| *to == link).count();
     assert_eq!((of(links[0]), of(links[1])), (2, 2));

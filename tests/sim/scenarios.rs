@@ -135,6 +135,18 @@ fn on_lines_of_5_mbits_the_same_holds() {
     on_slow_lines(5, 128, 1.45);
 }
 
+/// What is said waits behind what was sent before, in the queues of a slow line.
+#[test]
+fn late_words_do_not_make_the_seeder_send_twice() {
+    let runs = Runs::of("16 leechers, 25 Mbit/s, 0.1 s away", 1, |seed| {
+        let latency = Duration::from_millis(25);
+        let line = Line { latency, ..line(25 * MBIT, 25 * MBIT) };
+        plain(seed, 128, one_to(16, Plan { line, ..seeder() }, &Plan { line, ..host() }))
+    });
+    runs.wastes_little().at_most(1.45, "of the ideal", |figures| figures.of_ideal);
+    runs.at_most(1.2, "copies until all was out", |figures| figures.copies_first);
+}
+
 #[test]
 fn a_weak_seeder_on_a_slow_line_sends_each_piece_little_more_than_once() {
     let runs = Runs::of("16 leechers, 200 Mbit/s, seeder's 20", 1, |seed| {
