@@ -33,7 +33,7 @@ help:
 	@echo 'make soak          pulls while processes are killed and frozen, for SOAK_SECONDS (300)'
 	@echo 'make sim           200 seeds of each simulated network (SIM_SEEDS, or one: SIM_SEED)'
 	@echo 'make bench         the benches, against peers that it installs; BENCH=front: one of them'
-	@echo 'make bench-swarm   up to 17 hosts in network namespaces, with lines; also drawn (root)'
+	@echo 'make bench-swarm   up to 32 hosts in network namespaces, with lines; also drawn (root)'
 	@echo 'make clean         removes what was built'
 	@echo
 	@echo 'Options are variables: make run-client TRACKER=udp://10.0.0.1:6969 ETCD_HOST=10.0.0.1'
