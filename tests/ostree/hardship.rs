@@ -48,7 +48,7 @@ fn many_who_ask_for_a_superblock_that_no_list_names_are_one_upstream() {
             let busy = client.metric("torrent_cache_http_workers{state=\"busy\"}");
             (busy >= i64::try_from(CLIENTS).expect("a few")).then_some(())
         });
-        // A worker is busy a moment before its request joins the others; nothing tells when it does.
+        // A worker is busy a moment before its request joins the others: nothing tells when it has.
         std::thread::sleep(Duration::from_millis(500));
         *gate.0.lock().expect("no panic") = true;
         gate.1.notify_all();

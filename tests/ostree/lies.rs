@@ -1,23 +1,31 @@
 //! Superblocks that are wrong about the lengths of their parts. Nothing vouches for those: ostree
 //! takes them for bounds, and holds the bytes against their checksums.
 
-use std::fs;
-use std::time::Instant;
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
 
 use crate::deltas::{pull, with_delta};
 use crate::hardship::peak_memory;
-use crate::support::PATIENCE;
 use crate::support::ostree::{Host, Repository};
 use crate::{World, proxy};
 
 /// Rewrites the one superblock of `repository`, so that `says` is what it says of the length of a
-/// part that has `len` bytes.
-fn lie(repository: &Repository, honest: &[u8], len: u64, says: u64) {
+/// part that has `len` bytes. `second` is when that was: a server tells files of one second and one
+/// length apart by nothing.
+fn lie(repository: &Repository, honest: &[u8], len: u64, says: u64, second: u64) {
     let at = honest.windows(8).position(|bytes| bytes == len.to_le_bytes());
     let at = at.expect("the superblock has the length of its part");
     let bytes = [&honest[..at], &says.to_le_bytes(), &honest[at + 8..]].concat();
-    fs::write(repository.path().join(&repository.superblocks()[0]), bytes).expect("disk has room");
+    let superblock = repository.path().join(&repository.superblocks()[0]);
+    fs::write(&superblock, bytes).expect("disk has room");
     repository.summarise();
+    let indexes = repository.paths("delta-indexes").into_iter();
+    let changed = indexes.chain(["summary".to_owned()]).map(|path| repository.path().join(path));
+    for path in changed.chain([superblock]) {
+        let file = File::options().write(true).open(path).expect("it is there");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + second);
+        file.set_modified(time).expect("it is ours");
+    }
 }
 
 #[test]
@@ -32,19 +40,18 @@ fn a_superblock_that_lies_about_lengths_ends_as_it_does_without_us() {
     let mut clients = [world.client("first", &[]), world.client("second", &[])];
     let mut pulled = 0;
     // Shorter, longer, longer than any disk here, longer than any delta may be, and none at all.
-    for says in [len / 2, len - 1, len + 1, len + (1 << 20), 1 << 34, 1 << 40, u64::MAX, 0] {
-        lie(&world.repository, &honest, len, says);
+    let lies = [len / 2, len - 1, len + 1, len + (1 << 20), 1 << 34, 1 << 40, u64::MAX, 0];
+    for (second, says) in (0..).zip(lies) {
+        lie(&world.repository, &honest, len, says, second);
         let direct = Host::new(&url, None).try_pull(&["--require-static-deltas", "main"]);
         for client in &clients {
             let host = Host::new(&url, proxy(client));
-            let began = Instant::now();
             let through = host.try_pull(&["--require-static-deltas", "main"]);
             assert_eq!(
                 through.status, direct.status,
                 "{says} for {len}: {}: {}",
                 through.output, direct.output
             );
-            assert!(began.elapsed() < PATIENCE, "{says}: {:?}", began.elapsed());
             if through.status.success() {
                 host.assert_has("main", &commit, &files);
                 pulled += 1;
@@ -60,7 +67,7 @@ fn a_superblock_that_lies_about_lengths_ends_as_it_does_without_us() {
         assert!(peak < 100 << 20, "{} MiB", peak >> 20);
     }
     // The truth, at the same place.
-    lie(&world.repository, &honest, len, len);
+    lie(&world.repository, &honest, len, len, 100);
     for client in &clients {
         pull(&url, client, &commit, &files);
         world.wait_until_shared(&clients[0], 1, 1);

@@ -146,7 +146,8 @@ impl Repository {
         self.paths("objects")
     }
 
-    fn paths(&self, folder: &str) -> Vec<String> {
+    /// The paths of all files in `folder`, below the repository.
+    pub fn paths(&self, folder: &str) -> Vec<String> {
         let mut paths = Vec::new();
         walk(&self.path.join(folder), &mut |path| {
             let path = path.strip_prefix(&self.path).expect("below it");
