@@ -99,7 +99,7 @@ impl Store {
         let mut result = Ok(());
         let taken = self.fresh.lock().take();
         for blob in taken {
-            let settled = self.settle_one(&blob);
+            let settled = self.settle_one(blob);
             result = result.and(settled);
         }
         // Somebody else may have taken some.
@@ -110,14 +110,16 @@ impl Store {
         result
     }
 
-    fn settle_one(&self, blob: &Arc<Blob>) -> Result<(), StoreError> {
+    fn settle_one(&self, blob: Arc<Blob>) -> Result<(), StoreError> {
         let seed = blob.seed();
-        let committed = seal::commit(self.backend(), &self.layout, blob);
+        let committed = seal::commit(self.backend(), &self.layout, &blob);
         // Before others may have the name: if it failed, or was removed, nothing of it may stay.
         let is_lost = committed.is_err() && self.index.lock().take(&seed.name).is_some();
         if is_lost {
             self.tell(seed);
         }
+        // Who waits for room finds that nobody holds it.
+        drop(blob);
         let mut fresh = self.fresh.lock();
         let is_removed = fresh.settled(&seed.name);
         drop(fresh);
