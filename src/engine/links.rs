@@ -313,8 +313,13 @@ impl Links {
             return Err(GreetError::UnknownSwarm);
         }
         self.check_peer(theirs.peer_id)?;
-        // By now the blob may be whole: who is slow to answer is served all the same.
-        Ok((open, Greeting { theirs, seed: self.seed_of(info_hash)? }))
+        // By now the blob may be whole: who is slow to answer is served all the same. Or the swarm
+        // is so new that only the engine, which wanted the call, knows of it.
+        let seed = match self.seed_of(info_hash) {
+            Err(GreetError::UnknownSwarm) => None,
+            known => known?,
+        };
+        Ok((open, Greeting { theirs, seed }))
     }
 
     /// Reads the handshake of a peer that called, and answers it if we have what it asks for.
@@ -686,6 +691,22 @@ mod tests {
             }
         }
         assert_eq!((up, links.table.lock().waiting.len()), (peers.len(), 0));
+        assert_eq!(links.close(Time::now() + PEER_HANDSHAKE), 0);
+    }
+
+    /// The engine may call before whoever joined the swarm has noted it here.
+    #[test]
+    fn a_call_for_a_swarm_that_only_the_engine_knows_is_a_link() {
+        let (links, events, _dir) = links();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let info_hash = Sha1Hash([7; 20]);
+        assert!(links.dial(info_hash, listener.local_addr().expect("it is bound")));
+        let (mut peer, _) = listener.accept().expect("it calls");
+        let mut hello = Vec::new();
+        Handshake::ours(info_hash, PeerId([8; 20])).encode(&mut hello);
+        peer.write_all(&hello).expect("it is open");
+        assert!(matches!(events.recv(), Ok(Event::LinkUp(link)) if link.seed.is_none()));
+        drop(peer);
         assert_eq!(links.close(Time::now() + PEER_HANDSHAKE), 0);
     }
 
