@@ -1,130 +1,104 @@
-//! What the bytes of a blob must hash to, told while they come. It does no I/O but to ask for the
-//! superblock.
+//! What the files of a static delta must hash to, told while they come. It does no I/O but to ask
+//! for the superblock.
 //!
-//! An ordinary blob has one digest, its name. A static delta is judged file by file: the superblock
-//! by the name, each part by the checksum that the superblock has for it.
+//! The superblock is judged by the name of the delta, and each part by the checksum that the
+//! superblock has for it: the files in any order, the bytes of each in theirs.
+
+use std::collections::BTreeMap;
 
 use crate::base::hash::{Algorithm, ContentHasher};
 use crate::fetch::room::Loaded;
 use crate::limits::SUPERBLOCK_LEN_MAX;
 use crate::proto::blob::{BlobName, Digest};
-use crate::proto::geometry::Span;
 use crate::proto::ostree::delta::Superblock;
 use crate::proto::ostree::layout::Layout;
 use crate::store::StoreError;
 
-/// The files of a delta: where they lie, and the superblock, which is asked for once its digest was
-/// found right.
-#[derive(Clone, Copy)]
-pub(super) struct Files<'a> {
-    /// Where they lie.
-    pub(super) layout: &'a Layout,
-    /// Reads the superblock back.
-    pub(super) superblock: &'a dyn Fn() -> Result<Loaded, StoreError>,
+/// Reads the superblock back, once its digest was found right.
+pub(super) type ReadSuperblock<'a> = &'a dyn Fn() -> Result<Loaded, StoreError>;
+
+/// Takes the bytes of one delta.
+pub(super) struct Judge<'a> {
+    layout: &'a Layout,
+    superblock: ReadSuperblock<'a>,
+    /// What the files must hash to: the superblock and, once that is right, the parts.
+    digests: Vec<Digest>,
+    /// The files that are to be judged, as far as that is known.
+    open: BTreeMap<usize, Open>,
 }
 
-/// Takes the bytes of one blob in order.
-pub(super) struct Judge<'a> {
-    /// What the bytes of the file at hand must hash to.
-    digest: Digest,
+/// A file of which some was hashed.
+struct Open {
     hasher: ContentHasher,
     at: u64,
-    delta: Option<Delta<'a>>,
-}
-
-struct Delta<'a> {
-    files: Files<'a>,
-    /// The file at hand.
-    index: usize,
-    /// What the parts must hash to, once the superblock is right.
-    parts: Vec<Digest>,
-}
-
-/// What a piece of the bytes has brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Nothing to tell yet.
-    Same,
-    /// All bytes up to this one are right.
-    Proven(u64),
-    /// They are not what the name promises: this file of a delta, unless they are of one file.
-    Wrong(Span),
 }
 
 impl<'a> Judge<'a> {
-    /// A judge of the blob called `name`; `files`: of a delta.
-    pub(super) fn new(name: &BlobName, files: Option<Files<'a>>) -> Judge<'a> {
-        let digest = name.digest();
-        let delta = files.map(|files| Delta { files, index: 0, parts: Vec::new() });
-        Judge { digest, hasher: ContentHasher::new(digest.algorithm()), at: 0, delta }
+    /// A judge of the delta called `name`, whose files lie as `layout` says.
+    pub(super) fn new(
+        name: &BlobName,
+        layout: &'a Layout,
+        superblock: ReadSuperblock<'a>,
+    ) -> Judge<'a> {
+        let digests = vec![name.digest()];
+        let mut judge = Judge { layout, superblock, digests, open: BTreeMap::new() };
+        judge.begin_again(0);
+        judge
     }
 
-    /// Takes the next bytes.
+    /// Whether all files are right.
+    pub(super) fn is_done(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The files that are to be judged, as far as that is known.
+    pub(super) fn open(&self) -> impl Iterator<Item = usize> {
+        self.open.keys().copied()
+    }
+
+    /// Where the next byte of a file lies; `None`: it is not to be judged, or not yet.
+    pub(super) fn at(&self, index: usize) -> Option<u64> {
+        self.open.get(&index).map(|file| file.at)
+    }
+
+    /// Takes the next bytes of a file. At its end it says whether it is right, and the file is not
+    /// to be judged any more.
     ///
     /// # Errors
     /// If the superblock cannot be read back.
-    pub(super) fn update(&mut self, mut bytes: &[u8]) -> Result<Progress, StoreError> {
-        let mut progress = Progress::Same;
-        while !bytes.is_empty() {
-            let left = self.left_of_file();
-            let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-            let (part, rest) = bytes.split_at(len);
-            self.hasher.update(part);
-            self.at += len as u64;
-            bytes = rest;
-            if len as u64 == left {
-                if !self.end_file()? {
-                    return Ok(Progress::Wrong(self.file()));
-                }
-                progress = Progress::Proven(self.at);
-            }
+    pub(super) fn update(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+    ) -> Result<Option<bool>, StoreError> {
+        let Some(file) = self.open.get_mut(&index) else { return Ok(None) };
+        file.hasher.update(bytes);
+        file.at += bytes.len() as u64;
+        if self.layout.span(index).is_none_or(|span| span.end() != file.at) {
+            return Ok(None);
         }
-        Ok(progress)
+        let hash = self.open.remove(&index).map(|file| file.hasher.finish());
+        let is_right = hash.as_deref() == self.digests.get(index).map(Digest::value);
+        Ok(Some(is_right && (index > 0 || self.open_parts()?)))
     }
 
-    /// Whether all that came, and nothing else, is what the name promises. For a delta the last
-    /// byte has said so already.
-    pub(super) fn ends_right(self) -> bool {
-        match self.delta {
-            None => self.hasher.finish() == self.digest.value(),
-            Some(delta) => delta.index == delta.files.layout.files(),
+    /// Begins a file anew: its bytes, which were wrong, come again.
+    pub(super) fn begin_again(&mut self, index: usize) {
+        if let Some(span) = self.layout.span(index) {
+            let hasher = ContentHasher::new(Algorithm::Sha256);
+            self.open.insert(index, Open { hasher, at: span.offset });
         }
     }
 
-    /// Where the file at hand lies.
-    fn file(&self) -> Span {
-        let file = self.delta.as_ref().and_then(|delta| delta.files.layout.span(delta.index));
-        file.unwrap_or(Span { offset: 0, len: self.at })
-    }
-
-    fn left_of_file(&self) -> u64 {
-        let file = self.delta.as_ref().map(|delta| delta.files.layout.span(delta.index));
-        match file {
-            None => u64::MAX,
-            Some(span) => span.map_or(u64::MAX, |span| span.end() - self.at),
-        }
-    }
-
-    /// Judges the file at hand and turns to the next.
-    fn end_file(&mut self) -> Result<bool, StoreError> {
-        let next = ContentHasher::new(Algorithm::Sha256);
-        let hasher = std::mem::replace(&mut self.hasher, next);
-        let Some(delta) = &mut self.delta else { return Ok(true) };
-        if hasher.finish() != self.digest.value() {
+    /// Learns from the superblock what the parts must hash to. `false`: they do not lie as they
+    /// should.
+    fn open_parts(&mut self) -> Result<bool, StoreError> {
+        if self.layout.lens().next().is_none_or(|len| len > SUPERBLOCK_LEN_MAX) {
             return Ok(false);
         }
-        if delta.index == 0 {
-            if self.at > SUPERBLOCK_LEN_MAX {
-                return Ok(false);
-            }
-            let superblock = (delta.files.superblock)()?;
-            let Some(parts) = parts(&superblock, delta.files.layout) else { return Ok(false) };
-            delta.parts = parts;
-        }
-        if let Some(digest) = delta.parts.get(delta.index) {
-            self.digest = *digest;
-        }
-        delta.index += 1;
+        let Some(parts) = parts(&(self.superblock)()?, self.layout) else { return Ok(false) };
+        self.digests.extend(parts);
+        (1..self.layout.files()).for_each(|index| self.begin_again(index));
         Ok(true)
     }
 }
@@ -146,21 +120,6 @@ mod tests {
     use crate::fetch::room::Room;
     use crate::proto::ostree::Checksum;
 
-    fn content(bytes: &[u8]) -> BlobName {
-        BlobName::Content(Digest::Sha256(sha256(bytes)))
-    }
-
-    #[test]
-    fn a_blob_is_judged_at_its_end() {
-        for (bytes, right) in [(&b"abc"[..], true), (b"abd", false), (b"ab", false)] {
-            let mut judge = Judge::new(&content(b"abc"), None);
-            for byte in bytes {
-                assert_eq!(judge.update(&[*byte]).unwrap(), Progress::Same);
-            }
-            assert_eq!(judge.ends_right(), right, "{bytes:?}");
-        }
-    }
-
     /// A superblock that libostree wrote, of a delta with one part of 700,465 bytes.
     const SUPERBLOCK: &[u8] = include_bytes!("../../tests/vectors/ostree/update.superblock");
 
@@ -174,14 +133,20 @@ mod tests {
         let len = SUPERBLOCK.len() as u64;
         let part = Superblock::decode(SUPERBLOCK).unwrap().parts[0];
         let layout = Layout::new([len, part.size]).unwrap();
-        let files = Files { layout: &layout, superblock: &superblock };
-        let mut judge = Judge::new(&name, Some(files));
-        let mut update = |bytes: &[u8]| judge.update(bytes).unwrap();
+        let mut judge = Judge::new(&name, &layout, &superblock);
         let (start, end) = SUPERBLOCK.split_at(100);
-        assert_eq!(update(start), Progress::Same);
-        assert_eq!(update(&[end, b"x"].concat()), Progress::Proven(len));
+        assert_eq!(judge.update(1, b"x").unwrap(), None, "no part before the superblock");
+        assert_eq!(judge.update(0, start).unwrap(), None);
+        assert_eq!(judge.update(0, end).unwrap(), Some(true));
+        assert!(!judge.is_done());
         let rest = vec![0; usize::try_from(part.size).unwrap() - 1];
-        assert_eq!(update(&rest), Progress::Wrong(layout.span(1).unwrap()));
+        for _ in 0..2 {
+            assert_eq!(judge.update(1, b"x").unwrap(), None);
+            assert_eq!(judge.update(1, &rest).unwrap(), Some(false));
+            assert_eq!(judge.at(1), None);
+            judge.begin_again(1);
+            assert_eq!(judge.at(1), Some(len), "judged from its first byte on");
+        }
     }
 
     #[test]
@@ -195,10 +160,8 @@ mod tests {
             (vec![len, 700_465], BlobName::Delta(Checksum([7; 32]))),
         ] {
             let layout = Layout::new(lens.clone()).unwrap();
-            let files = Files { layout: &layout, superblock: &superblock };
-            let mut judge = Judge::new(&name, Some(files));
-            let wrong = Progress::Wrong(layout.span(0).unwrap());
-            assert_eq!(judge.update(SUPERBLOCK).unwrap(), wrong, "{lens:?}");
+            let mut judge = Judge::new(&name, &layout, &superblock);
+            assert_eq!(judge.update(0, SUPERBLOCK).unwrap(), Some(false), "{lens:?}");
         }
     }
 }

@@ -193,17 +193,18 @@ impl Fetcher {
     /// One file of a delta is about to go to `host`: waits for the others if they are to go first.
     pub fn part_goes(&self, host: IpAddr, superblock: &Url, index: usize) -> Option<Going> {
         let puller = Puller { host, superblock: superblock.to_string() };
-        self.hold(|other, pull| *other == puller && pull.holder == index);
+        self.hold(host, |other, pull| *other == puller && pull.holder == index);
         self.pulls.going(puller, index)
     }
 
     /// An object is about to go to `host`: waits for the parts of a delta if it is its root.
     pub fn object_goes(&self, host: IpAddr, object: &Checksum) {
-        self.hold(|puller, pull| puller.host == host && pull.root == *object);
+        self.hold(host, |puller, pull| puller.host == host && pull.root == *object);
     }
 
-    fn hold(&self, is_meant: impl Fn(&Puller, &Pull) -> bool) {
+    fn hold(&self, host: IpAddr, is_meant: impl Fn(&Puller, &Pull) -> bool) {
         if self.pulls.watches(&is_meant) {
+            log::debug!("the root of a delta's commit waits for its parts, for {host}");
             thread::before_wait();
             self.pulls.wait(is_meant, Time::now() + limits::ROOT_HELD);
         }

@@ -20,7 +20,7 @@ use crate::base::hash::sha256;
 use crate::base::ranked::{Rank, Ranked};
 use crate::base::thread::{self, Role};
 use crate::fetch::files::check::Check;
-use crate::fetch::judge::{Files, Judge, Progress};
+use crate::fetch::judge::Judge;
 use crate::fetch::pieces::Pieces;
 use crate::fetch::{Fetcher, FileKind};
 use crate::limits;
@@ -147,20 +147,21 @@ impl Roots {
             let len = layout.lens().next().unwrap_or(0);
             self.fetcher.judging.load(len, |buf| files.read_at(buf, 0))
         };
-        let mut judge = Judge::new(name, Some(Files { layout, superblock: &superblock }));
+        let mut judge = Judge::new(name, layout, &superblock);
         let pieces = Pieces::new(layout.len());
         let mut pieces = pieces.ok_or_else(|| Refused::because(files, &"it is too long"))?;
         let mut buf = vec![0; limits::COPY_LEN];
         let mut at = 0;
-        while at < layout.len() {
+        while let Some(file) = layout.file_at(at) {
             if self.fetcher.is_stopping() {
                 return Ok(None);
             }
-            let len = usize::try_from(layout.len() - at).unwrap_or(usize::MAX).min(buf.len());
+            let end = layout.span(file).map_or(layout.len(), |span| span.end());
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
             let part = &mut buf[..len];
             files.read_at(part, at).map_err(Refused::of)?;
             pieces.update(part);
-            if let Progress::Wrong(_) = judge.update(part).map_err(Refused::of)? {
+            if judge.update(file, part).map_err(Refused::of)? == Some(false) {
                 return Err(Refused::because(files, &"a part has not its checksum"));
             }
             at += len as u64;
