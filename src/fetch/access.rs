@@ -157,8 +157,9 @@ impl Fetcher {
         let answer = self.parts.upstream.head(origin)?;
         match answer.status {
             200..=299 => Ok(()),
-            // Registries that fill themselves on demand know a blob only after a GET.
-            404 | 405 | 501 => self.parts.upstream.blob(origin, 0, Some(1)).map(|_| ()),
+            // Registries that fill themselves on demand know a blob only after a GET; storage
+            // behind others takes a URL only for the method that it was signed for.
+            400 | 403 | 404 | 405 | 501 => self.parts.upstream.blob(origin, 0, Some(1)).map(|_| ()),
             _ => Err(UpstreamError::Status(Box::new(answer))),
         }
     }

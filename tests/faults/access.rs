@@ -7,7 +7,7 @@ use crate::curl::{Got, curl};
 use crate::site::{MIB, blobs_kept, url, wait_until_catalogued, wait_until_kept};
 use crate::support::faults::FaultProxy;
 use crate::support::image::Blob;
-use crate::support::origin::{Origin, Request, Step, answer, whole};
+use crate::support::origin::{Origin, Request, Step, answer, redirect, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
 use crate::upstream::random_blob;
@@ -65,7 +65,9 @@ fn a_cached_blob_is_refused_to_whom_the_upstream_refuses_it() {
     assert_eq!(ask(&client, "secret", &blob, "good", &["--header", &etag]).status, 304);
     ask(&client, "secret", &blob, "better", &[]).assert_is(200, &blob.bytes);
     let fetches = origin.seen().into_iter().filter(|request| {
-        request.line.starts_with("GET /v2/secret/") && request.header("authorization").is_some()
+        let granted = ["Bearer good", "Bearer better"].map(Some);
+        let is_granted = granted.contains(&request.header("authorization"));
+        is_granted && request.line.starts_with("GET /v2/secret/")
     });
     assert_eq!(fetches.count(), 1, "all but the first came from the store");
 }
@@ -132,4 +134,32 @@ fn a_refused_reader_starts_nothing_and_harms_no_other() {
     let third = Program::client("third", &options);
     assert_eq!(ask(&third, "secret", &blob, "bad", &[]).status, 403);
     assert_eq!(blobs_kept(&third), 0);
+}
+
+/// A registry keeps its blobs in a storage that takes a signed URL for the method that it was
+/// signed for, and no other.
+#[test]
+fn storage_that_refuses_a_question_refuses_no_blob() {
+    let blob = random_blob(53, MIB);
+    let held = blob.clone();
+    let storage = Origin::start(move |request| match request.line.starts_with("GET") {
+        true => vec![whole(&held.bytes)],
+        false => vec![answer(&["HTTP/1.1 403 Forbidden", "Content-Length: 243"], b"")],
+    });
+    let signed = storage.url("/data?signature=of-a-get");
+    let held = blob.clone();
+    let origin = Origin::start(move |request| match request.header("authorization") {
+        Some("Bearer good" | "Bearer better") => vec![redirect(&signed)],
+        _ => private(request, &held),
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_kept(&client, 1);
+    ask(&client, "secret", &blob, "better", &[]).assert_is(200, &blob.bytes);
+    assert_eq!(ask(&client, "secret", &blob, "bad", &[]).status, 403);
+    assert_eq!(ask(&client, "secret", &blob, "", &[]).status, 401);
+    let whole =
+        |request: &&Request| request.line.starts_with("GET") && request.header("range").is_none();
+    assert_eq!(storage.seen().iter().filter(whole).count(), 1, "the second came from the store");
 }
