@@ -66,7 +66,7 @@ pub(super) struct Claimant {
 
 impl Claimant {
     pub(super) fn of(origin: &Origin) -> Claimant {
-        let credential = Credential::of_headers(&origin.headers);
+        let credential = Credential::of_request(origin.url.query(), &origin.headers);
         Claimant { scope: scope_of(&origin.url), credential }
     }
 }
@@ -77,10 +77,10 @@ pub(super) fn scope_of(url: &Url) -> Scope {
         Some((repository, _)) => {
             Url { target: format!("{repository}/"), ..url.clone() }.to_string().into()
         }
-        // The repository is all of the URL before the blob's own name.
+        // The repository is all of the path before the blob's own name.
         None => {
-            let url = url.to_string();
-            url.rsplit_once('/').map_or(url.as_str(), |(repository, _)| repository).into()
+            let repository = url.path().rsplit_once('/').map_or("", |(repository, _)| repository);
+            Url { target: repository.to_owned(), ..url.clone() }.to_string().into()
         }
     })
 }

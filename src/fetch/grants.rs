@@ -26,14 +26,11 @@ pub struct Scope(pub Arc<str>);
 pub struct Credential(Option<[u8; 32]>);
 
 impl Credential {
-    /// The credential of a request with these headers: `Authorization` and `Cookie`, whichever it
-    /// has.
+    /// The credential of a request with this query in its URL, which may be a signature, and these
+    /// headers.
     #[must_use]
-    pub fn of_headers(headers: &Headers) -> Credential {
-        let secrets: Vec<&[u8]> = ["Authorization", "Cookie"]
-            .into_iter()
-            .flat_map(|name| headers.get_all(name))
-            .collect();
+    pub fn of_request(query: Option<&str>, headers: &Headers) -> Credential {
+        let secrets: Vec<&[u8]> = headers.secrets().chain(query.map(str::as_bytes)).collect();
         Credential::of((!secrets.is_empty()).then(|| secrets.join(&b'\n')).as_deref())
     }
 
@@ -223,13 +220,20 @@ mod tests {
             for (name, value) in fields {
                 headers.append(name, value);
             }
-            Credential::of_headers(&headers)
+            Credential::of_request(None, &headers)
         };
         assert!(of(&[("User-Agent", "x")]).is_none());
         assert_eq!(of(&[("Authorization", "me")]), Credential::of(Some(b"me")));
         let mine = of(&[("Cookie", "me")]);
         assert!(!mine.is_none() && mine != of(&[("Cookie", "you")]));
         assert_ne!(mine, of(&[("Cookie", "me"), ("Authorization", "me")]));
+    }
+
+    #[test]
+    fn a_query_is_a_credential_too() {
+        let of = |query| Credential::of_request(query, &Headers::new());
+        assert!(of(None).is_none() && !of(Some("key=me")).is_none());
+        assert_ne!(of(Some("key=me")), of(Some("key=you")));
     }
 
     #[test]

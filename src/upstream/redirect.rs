@@ -2,9 +2,6 @@
 
 use crate::proto::http1::{Headers, Url};
 
-/// What is sent to an origin and to no other (S3 refuses a signed URL with credentials beside it).
-const SECRETS: [&str; 2] = ["Authorization", "Cookie"];
-
 /// Whether an answer of this status sends the client elsewhere, if it says where.
 fn redirects(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
@@ -19,13 +16,11 @@ pub(super) fn target(from: &Url, status: u16, answer: &Headers) -> Option<Url> {
     from.join(answer.text("Location")?).ok()
 }
 
-/// Takes out what must not leave the origin `from`, if `to` is another. Once gone it stays gone: a
-/// redirect back gives nothing back.
+/// Takes out what must not leave the origin `from`, if `to` is another (S3 refuses a signed URL
+/// with credentials beside it). Once gone it stays gone: a redirect back gives nothing back.
 pub(super) fn forget_secrets(from: &Url, to: &Url, headers: &mut Headers) {
     if !from.same_origin(to) {
-        for name in SECRETS {
-            headers.remove(name);
-        }
+        headers.remove_secrets();
     }
 }
 
@@ -80,12 +75,13 @@ mod tests {
             ("https://b.a.example/y", false),
         ] {
             let mut headers = Headers::new();
-            for name in ["AUTHORIZATION", "cookie", "Accept"] {
+            for name in ["AUTHORIZATION", "cookie", "X-JFrog-Art-Api", "Accept"] {
                 headers.append(name, "v");
             }
             forget_secrets(&from, &url(to), &mut headers);
             assert_eq!(headers.get("Authorization").is_some(), kept, "{to}");
             assert_eq!(headers.get("Cookie").is_some(), kept, "{to}");
+            assert_eq!(headers.get("X-JFrog-Art-Api").is_some(), kept, "{to}");
             assert!(headers.get("Accept").is_some());
         }
     }

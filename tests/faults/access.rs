@@ -163,3 +163,37 @@ fn storage_that_refuses_a_question_refuses_no_blob() {
         |request: &&Request| request.line.starts_with("GET") && request.header("range").is_none();
     assert_eq!(storage.seen().iter().filter(whole).count(), 1, "the second came from the store");
 }
+
+/// The right to a blob may stand in its URL, or in a field of the registry's own.
+#[test]
+fn a_signature_or_a_key_is_a_credential() {
+    let blob = random_blob(54, MIB);
+    let held = blob.clone();
+    let origin = Origin::start(move |request| {
+        let is_signed = request.target().ends_with("?signature=good");
+        match is_signed || request.header("x-jfrog-art-api") == Some("good") {
+            true if request.line.starts_with("HEAD") => {
+                let len = format!("Content-Length: {}", held.bytes.len());
+                vec![answer(&["HTTP/1.1 200 OK", &len], b"")]
+            }
+            true => vec![whole(&held.bytes)],
+            false => vec![answer(&["HTTP/1.1 403 Forbidden", "Content-Length: 0"], b"")],
+        }
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let ask = |repository: &str, key: &str, query: &str| {
+        let field = format!("X-JFrog-Art-Api: {key}");
+        let url = url(&client, repository, &blob.digest) + query;
+        let fields = ["--header", field.as_str()];
+        curl(&url, if key.is_empty() { &[] } else { &fields })
+    };
+    for (repository, key, query) in [("signed", "", "?signature=good"), ("keyed", "good", "")] {
+        ask(repository, key, query).assert_is(200, &blob.bytes);
+        wait_until_kept(&client, 1);
+        for (key, query) in [("", ""), ("bad", ""), ("", "?signature=bad")] {
+            assert_eq!(ask(repository, key, query).status, 403, "{repository} {key} {query}");
+        }
+        ask(repository, key, query).assert_is(200, &blob.bytes);
+    }
+}

@@ -160,7 +160,7 @@ struct Asker<'a> {
 impl<'a> Asker<'a> {
     fn of(request: &'a FileRequest) -> Asker<'a> {
         let headers = &request.origin.headers;
-        let credential = Credential::of_headers(headers);
+        let credential = Credential::of_request(request.origin.url.query(), headers);
         Asker {
             request,
             url: request.origin.url.to_string(),

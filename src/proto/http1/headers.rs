@@ -34,6 +34,11 @@ const VALUES_LEN: usize = 576;
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
 
+/// A word in the name of a field that says who asks: besides `Authorization` and `Cookie` there are
+/// `X-JFrog-Art-Api`, `Private-Token`, `X-Api-Key` and more, which containerd can be told to send.
+const SECRET_WORDS: [&str; 9] =
+    ["authorization", "auth", "cookie", "token", "key", "apikey", "secret", "password", "session"];
+
 impl Headers {
     /// No fields.
     #[must_use]
@@ -131,6 +136,16 @@ impl Headers {
         });
     }
 
+    /// The values of the fields that say who asks, in order; not those that are for a proxy.
+    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value)
+    }
+
+    /// Removes them.
+    pub fn remove_secrets(&mut self) {
+        self.retain(|name| !is_secret(name));
+    }
+
     fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
         let Headers { fields, names, .. } = self;
         fields.retain(|field| is_kept(name_of(names, field)));
@@ -145,6 +160,15 @@ impl Headers {
             out.extend_from_slice(b"\r\n");
         }
     }
+}
+
+/// Whether the field of this name says who asks.
+fn is_secret(name: &str) -> bool {
+    let mut words = name.split(['-', '_']);
+    let is_word = |word: &str| SECRET_WORDS.iter().any(|other| word.eq_ignore_ascii_case(other));
+    let ends_in_api = name.rsplit('-').next().is_some_and(|word| word.eq_ignore_ascii_case("api"));
+    let is_for_proxy = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
+    (words.any(is_word) || ends_in_api) && !is_for_proxy
 }
 
 fn name_of<'a>(names: &'a str, field: &Field) -> &'a str {

@@ -230,6 +230,22 @@ fn fields_cannot_inject_others() {
 }
 
 #[test]
+fn fields_that_say_who_asks_are_told_by_their_names() {
+    let mut headers = Headers::new();
+    let secrets = ["AUTHORIZATION", "Cookie", "X-JFrog-Art-Api", "Private-Token", "X-API_KEY"];
+    for name in secrets {
+        headers.append(name, name);
+    }
+    let others = ["Accept", "Docker-Distribution-API-Version", "Flatpak-Ref", "Monkey"];
+    for name in others.iter().chain(&["Proxy-Authorization"]) {
+        headers.append(name, "x");
+    }
+    assert!(headers.secrets().eq(secrets.iter().map(|name| name.as_bytes())));
+    headers.remove_secrets();
+    assert_eq!(headers.iter().count(), 5);
+}
+
+#[test]
 fn hop_by_hop_fields_are_stripped() {
     let text = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings, x-mine\r\n\
          connection: close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nX-Mine: 1\r\n\
