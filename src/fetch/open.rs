@@ -20,7 +20,7 @@ use crate::proto::http1::{ByteRange, RangeAnswer};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::Layout;
 use crate::store::Partial;
-use crate::upstream::{Body, Origin, UpstreamError};
+use crate::upstream::{Body, Origin, Upstream, UpstreamError};
 
 /// A request for one blob.
 #[derive(Clone, Debug)]
@@ -354,9 +354,8 @@ impl Fetcher {
                 (first, last.map(|last| last.saturating_add(1)))
             }
             Some(ByteRange::Suffix(len)) => {
-                let head = upstream.head(origin).map_err(FetchError::Upstream)?;
-                let total = head.headers.text("content-length").and_then(|text| text.parse().ok());
-                match total.map(|total: u64| cut(Some(ByteRange::Suffix(len)), total)) {
+                let total = upstream_len(&upstream, origin).map_err(FetchError::Upstream)?;
+                match total.map(|total| cut(Some(ByteRange::Suffix(len)), total)) {
                     Some(cut) => cut.map(|(at, end)| (at, Some(end)))?,
                     None => (0, None),
                 }
@@ -365,6 +364,17 @@ impl Fetcher {
         let body = upstream.blob(origin, first, end).map_err(FetchError::Upstream)?;
         self.granted(request);
         passing(request, body)
+    }
+}
+
+/// The length of a blob that is not here, if the upstream says it. A refused `HEAD` has a length
+/// too, that of the refusal, and is not the upstream's last word about a `GET`.
+fn upstream_len(upstream: &Upstream, origin: &Origin) -> Result<Option<u64>, UpstreamError> {
+    let head = upstream.head(origin)?;
+    let said = head.headers.text("content-length").filter(|_| head.status == 200);
+    match said.and_then(|text| text.parse().ok()) {
+        Some(len) => Ok(Some(len)),
+        None => Ok(upstream.blob(origin, 0, Some(1))?.total),
     }
 }
 

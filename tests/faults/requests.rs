@@ -7,9 +7,11 @@ use crate::curl::curl;
 use crate::site::{MIB, REPOSITORY, Site, blobs_kept, pull, url, wait_until_kept};
 use crate::support::faults::Fault;
 use crate::support::image::Blob;
-use crate::support::origin::{Origin, answer};
+use crate::support::origin::{Origin, answer, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
+use crate::upstream::random_blob;
+use torrent_cache::proto::http1::{ByteRange, RangeAnswer};
 
 #[test]
 fn a_stored_blob_is_served_in_every_shape_without_asking_for_its_bytes_again() {
@@ -66,6 +68,33 @@ fn a_part_of_a_blob_of_unknown_length_is_told_as_a_part() {
     let got = pull(&client, &Blob::new(b"abcdefghijkl".to_vec()), &["--range", "5-9"]);
     got.assert_is(206, b"fghij");
     assert_eq!(got.header("content-range"), Some("bytes 5-9/*"));
+}
+
+/// Registries that fill themselves on demand know a blob only after a `GET`.
+#[test]
+fn the_last_bytes_of_a_blob_come_also_where_only_a_get_knows_it() {
+    let blob = random_blob(78, 2 * MIB);
+    let bytes = blob.bytes.clone();
+    let origin = Origin::start(move |request| {
+        if request.line.starts_with("HEAD") {
+            return vec![answer(&["HTTP/1.1 404 Not Found", "Content-Length: 19"], b"")];
+        }
+        let range = request.header("range").and_then(|range| ByteRange::parse(range.as_bytes()));
+        match range.map(|range| range.resolve(bytes.len() as u64)) {
+            Some(RangeAnswer::Part(first, last)) => {
+                let [first, last] = [first, last].map(|at| usize::try_from(at).expect("small"));
+                let range = format!("Content-Range: bytes {first}-{last}/{}", bytes.len());
+                let len = format!("Content-Length: {}", last + 1 - first);
+                let lines = ["HTTP/1.1 206 Partial Content", &range, &len];
+                vec![answer(&lines, &bytes[first..=last])]
+            }
+            _ => vec![whole(&bytes)],
+        }
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let got = pull(&client, &blob, &["--range", "-10"]);
+    got.assert_is(206, &blob.bytes[2 * MIB - 10..]);
 }
 
 #[test]
