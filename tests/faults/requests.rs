@@ -7,7 +7,7 @@ use crate::curl::curl;
 use crate::site::{MIB, REPOSITORY, Site, blobs_kept, pull, url, wait_until_kept};
 use crate::support::faults::Fault;
 use crate::support::image::Blob;
-use crate::support::origin::{Origin, answer, whole};
+use crate::support::origin::{Origin, Step, answer, part, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
 use crate::upstream::random_blob;
@@ -95,6 +95,30 @@ fn the_last_bytes_of_a_blob_come_also_where_only_a_get_knows_it() {
     let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
     let got = pull(&client, &blob, &["--range", "-10"]);
     got.assert_is(206, &blob.bytes[2 * MIB - 10..]);
+}
+
+/// podman takes no whole for the part that it wants to go on with.
+#[test]
+fn a_part_of_a_blob_on_its_way_is_told_as_a_part_though_its_length_is_unknown() {
+    let blob = random_blob(79, 2 * MIB);
+    let bytes = blob.bytes.clone();
+    let origin = Origin::start(move |request| match request.header("range") {
+        Some(_) => vec![part(&bytes, MIB)],
+        None => {
+            let mut chunk = format!("{:x}\r\n", MIB + 1).into_bytes();
+            chunk.extend_from_slice(&bytes[..=MIB]);
+            let head = answer(&["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"], &chunk);
+            vec![head, Step::Stall]
+        }
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let mut first = TcpStream::connect(client.addr()).expect("it listens");
+    let path = format!("/v2/{REPOSITORY}/blobs/{}", blob.digest);
+    write!(first, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+    first.read_exact(&mut [0; 1]).expect("it answers");
+    let got = pull(&client, &blob, &["--range", &format!("{MIB}-")]);
+    got.assert_is(206, &blob.bytes[MIB..]);
 }
 
 #[test]
