@@ -61,6 +61,14 @@ pub const SETTLE_BLOBS_MAX: usize = 256;
 /// The longest that a whole blob waits to be synced: as long as Linux lets written pages wait.
 pub const SETTLE_AFTER: Duration = Duration::from_secs(30);
 
+/// A client that is sent the same bytes twice within this time may have found them wrong. A kubelet
+/// tries again after five minutes at most.
+pub const RECHECK_WITHIN: Duration = Duration::from_secs(3600);
+/// Parts of blobs of which it is remembered that they were sent; when full, all are forgotten.
+pub const RECHECK_SENT_MAX: usize = 4096;
+/// Blobs that wait to be hashed again; when full, the next is not.
+pub const RECHECK_QUEUE_MAX: usize = 16;
+
 // Time budgets (defaults).
 
 /// How long the catalog may take to say whether it knows a blob.

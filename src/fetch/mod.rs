@@ -24,6 +24,7 @@ mod open;
 mod pieces;
 mod pulls;
 mod reader;
+mod recheck;
 mod republish;
 mod room;
 mod roots;
@@ -65,6 +66,7 @@ use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
 use self::pulls::Pulls;
+use self::recheck::Recheck;
 use self::room::Room;
 use self::roots::Judged;
 
@@ -117,6 +119,7 @@ pub struct Fetcher {
     to_share: Sender<String>,
     /// A blob was sealed, and is to be made durable.
     to_settle: Sender<()>,
+    recheck: Arc<Recheck>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
     upstream_rate: AtomicU64,
@@ -166,6 +169,7 @@ impl Fetcher {
         let (to_share, came) = mailbox(limits::SHARE_QUEUE_MAX);
         // One word is enough: all that are sealed are settled together.
         let (to_settle, sealed) = mailbox(1);
+        let (recheck, suspects) = Recheck::new();
         let fetcher = Arc::new(Fetcher {
             parts,
             offline: policy.offline,
@@ -184,6 +188,7 @@ impl Fetcher {
             share_objects: policy.share_objects,
             to_share,
             to_settle,
+            recheck,
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),
             upstream_rate: AtomicU64::new(0),
@@ -195,6 +200,7 @@ impl Fetcher {
         files::shared::start(&fetcher, came);
         roots::start(&fetcher);
         settle::start(&fetcher, sealed);
+        recheck::start(&fetcher, suspects);
         fetcher
     }
 
@@ -212,6 +218,7 @@ impl Fetcher {
         // Whoever waits for one looks at the flag.
         let _ = self.to_share.try_send(String::new());
         let _ = self.to_settle.try_send(());
+        self.recheck.stop();
         let jobs: Vec<Arc<Job>> = self.jobs.lock().values().cloned().collect();
         for job in jobs {
             job.cancel();

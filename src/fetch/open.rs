@@ -196,7 +196,7 @@ impl Fetcher {
         };
         let part = request.part(layout.as_deref(), Some(blob.len()))?;
         figures::REQUESTS_HIT.add(1);
-        Ok(Some(part.reader(request.name, Source::Stored(blob), layout)))
+        Ok(Some(part.reader(request.name, Source::Stored(blob, Arc::clone(&self.recheck)), layout)))
     }
 
     fn seat(self: &Arc<Self>, request: &BlobRequest) -> Seat {

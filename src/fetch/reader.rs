@@ -14,6 +14,7 @@ use crate::base::hash::ContentHasher;
 use crate::base::thread;
 use crate::fetch::job::Job;
 use crate::fetch::judge;
+use crate::fetch::recheck::Recheck;
 use crate::fetch::room::{Loaded, Room};
 use crate::fetch::stream::Stream;
 use crate::limits;
@@ -58,8 +59,8 @@ pub(super) enum Unsettled {
 
 /// Where the bytes come from.
 pub(super) enum Source {
-    /// The store has it.
-    Stored(Arc<Blob>),
+    /// The store has it; what of it was sent is told.
+    Stored(Arc<Blob>, Arc<Recheck>),
     /// It is on its way.
     Arriving(Arriving),
     /// From upstream to the client, past the disk.
@@ -143,7 +144,7 @@ impl Reader {
     #[must_use]
     pub fn source(&self) -> &'static str {
         match &self.source {
-            Source::Stored(_) => "store",
+            Source::Stored(..) => "store",
             Source::Arriving(arriving) if arriving.job.is_in_swarm() => "swarm",
             Source::Arriving(_) | Source::Passing(_) | Source::Memory(_) => "upstream",
         }
@@ -155,13 +156,16 @@ impl Reader {
     /// If they will not come, or are not to be given out.
     pub fn next(&mut self, len_max: u64) -> Result<Chunk<'_>, ReadError> {
         if self.stop() == Some(self.at) {
+            if let Source::Stored(_, recheck) = &self.source {
+                recheck.was_sent(self.name, self.from);
+            }
             return Ok(Chunk::End);
         }
         let releasable = self.releasable()?;
         let offset = self.at;
         let wanted = len_max.min(releasable - offset);
         match &mut self.source {
-            Source::Stored(blob) => {
+            Source::Stored(blob, _) => {
                 let gone = || ReadError::Failed("the blob has become shorter".into());
                 let (file, place, left) = blob.locate(offset).ok_or_else(gone)?;
                 let len = wanted.min(left);
@@ -190,6 +194,13 @@ impl Reader {
                 self.at += len as u64;
                 Ok(Chunk::Bytes(&rest[..len]))
             }
+        }
+    }
+
+    /// What was handed out last cannot be read.
+    pub fn is_unreadable(&self) {
+        if let Source::Stored(_, recheck) = &self.source {
+            recheck.is_suspect(self.name);
         }
     }
 

@@ -131,7 +131,11 @@ pub(super) fn send(
     loop {
         match next {
             Ok(Chunk::File { file, offset, len }) => {
-                exchange.send_file(file, offset, len)?;
+                let sent = exchange.send_file(file, offset, len);
+                if let Err(ExchangeError::Cut(_)) = &sent {
+                    reader.is_unreadable();
+                }
+                sent?;
                 figures::BYTES_TO_CLIENTS.add(len);
             }
             Ok(Chunk::Bytes(bytes)) => {

@@ -8,6 +8,7 @@ mod access;
 mod catalog;
 mod clock;
 mod curl;
+mod disk;
 mod gateway;
 mod requests;
 mod services;

@@ -116,7 +116,8 @@ impl Fetcher {
         };
         let len = blob.len();
         let part = Part { base: 0, total: Some(len), at: 0, end: Some(len) };
-        let reader = part.reader(blob.name(), Source::Stored(blob), None);
+        let reader =
+            part.reader(blob.name(), Source::Stored(blob, Arc::clone(&self.recheck)), None);
         Ok(Some(FileReader::of_blob(reader, headers, source)))
     }
 }
