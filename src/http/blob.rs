@@ -2,7 +2,7 @@
 
 use crate::base::figures;
 use crate::fetch::{BlobRequest, Chunk, FetchError, Reader};
-use crate::http::{Front, fail, fail_read, relay};
+use crate::http::{Front, Place, fail, fail_read, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{BodyLen, ByteRange, ContentRange, Headers, Method, Url, Version};
@@ -31,7 +31,7 @@ pub(super) fn serve(
             Ok(Some(len)) => return describe(exchange, &etag, len),
             Ok(None) if is_head => return ask(front, exchange, &request.origin),
             Ok(None) => {}
-            Err(error) => return fail(exchange, &error),
+            Err(error) => return fail(exchange, &Place::Url(&request.origin.url), &error),
         }
     }
     match front.fetcher.open(&request) {
@@ -43,7 +43,7 @@ pub(super) fn serve(
         Err(FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, request.origin.url)
         }
-        Err(error) => fail(exchange, &error),
+        Err(error) => fail(exchange, &Place::Url(&request.origin.url), &error),
     }
 }
 
@@ -96,7 +96,7 @@ fn ask(front: &Front, exchange: &mut Exchange<'_>, origin: &Origin) -> Result<()
             exchange.start(answer.status, &answer.headers, len)?;
             exchange.finish()
         }
-        Err(error) => fail(exchange, &FetchError::Upstream(error)),
+        Err(error) => fail(exchange, &Place::Url(&origin.url), &FetchError::Upstream(error)),
     }
 }
 

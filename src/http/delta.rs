@@ -1,7 +1,7 @@
 //! The files of OSTree's static deltas, from wherever they are, to one client.
 
 use crate::fetch::{DeltaRequest, FetchError, Going};
-use crate::http::{Front, blob, fail, relay};
+use crate::http::{Front, Place, blob, fail, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::http1::{Headers, Url};
 use crate::proto::ostree::DeltaId;
@@ -45,7 +45,7 @@ pub(super) fn serve(
         Err(FetchError::NoDelta | FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, url)
         }
-        Err(error) => fail(exchange, &error),
+        Err(error) => fail(exchange, &Place::Url(&url), &error),
     }
 }
 

@@ -17,6 +17,7 @@ mod file;
 mod relay;
 mod tunnel;
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::base::figures;
@@ -85,10 +86,34 @@ fn refuse(
     exchange.respond(status, &headers, &oci::error_body(code, message))
 }
 
+/// What an upstream was asked for, to be logged.
+enum Place<'a> {
+    /// What is at this URL, whose query may be a secret.
+    Url(&'a Url),
+    /// A blob.
+    Blob(BlobName),
+    /// A tunnel to this host and port.
+    Host(&'a str, u16),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Url(url) => write!(f, "{}://{}{}", url.scheme(), url.authority(), url.path()),
+            Place::Blob(name) => write!(f, "blob {name}"),
+            Place::Host(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// Tells the client why there is no body: the upstream's own answer where there is one.
-fn fail(exchange: &mut Exchange<'_>, error: &FetchError) -> Result<(), ExchangeError> {
+fn fail(
+    exchange: &mut Exchange<'_>,
+    place: &Place<'_>,
+    error: &FetchError,
+) -> Result<(), ExchangeError> {
     match error {
-        FetchError::Upstream(error) => fail_upstream(exchange, error),
+        FetchError::Upstream(error) => fail_upstream(exchange, place, error),
         FetchError::Unsatisfiable(len) => {
             let mut headers = Headers::new();
             headers.append("Content-Range", format!("bytes */{len}"));
@@ -105,7 +130,11 @@ fn fail(exchange: &mut Exchange<'_>, error: &FetchError) -> Result<(), ExchangeE
     }
 }
 
-fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(), ExchangeError> {
+fn fail_upstream(
+    exchange: &mut Exchange<'_>,
+    place: &Place<'_>,
+    error: &UpstreamError,
+) -> Result<(), ExchangeError> {
     match error {
         UpstreamError::Status(answer) => {
             let denied = matches!(answer.status, 401 | 403);
@@ -120,7 +149,7 @@ fn fail_upstream(exchange: &mut Exchange<'_>, error: &UpstreamError) -> Result<(
         }
         _ => {
             figures::REQUESTS_FAILED.add(1);
-            crate::log_limited!(warn, "no answer from upstream: {error}");
+            crate::log_limited!(warn, "no answer from upstream, {place}: {error}");
             let status = unreachable_status(exchange.head().headers.text("user-agent"), error);
             refuse(exchange, status, "UNAVAILABLE", &error.to_string())
         }
@@ -134,7 +163,7 @@ fn fail_read(
     error: &ReadError,
 ) -> Result<(), ExchangeError> {
     if let ReadError::Upstream(error) = error {
-        return fail_upstream(exchange, error);
+        return fail_upstream(exchange, &Place::Blob(name), error);
     }
     figures::REQUESTS_FAILED.add(1);
     crate::log_limited!(warn, "blob {name}: no byte of it can be given: {error}");
@@ -176,6 +205,13 @@ fn pass_on(exchange: &mut Exchange<'_>, status: u16, answer: &Answer) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_asked_for_is_named_without_its_secrets() {
+        let url = Url::parse("https://registry.example:5000/v2/a?signature=x").unwrap();
+        assert_eq!(Place::Url(&url).to_string(), "https://registry.example:5000/v2/a");
+        assert_eq!(Place::Host("registry.example", 443).to_string(), "registry.example:443");
+    }
 
     #[test]
     fn libostree_is_told_what_makes_it_try_again() {

@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 
 use crate::base::figures;
 use crate::fetch::FetchError;
-use crate::http::{Front, fail};
+use crate::http::{Front, Place, fail};
 use crate::limits;
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::http1::{BodyLen, Method, Url};
@@ -32,7 +32,7 @@ pub(super) fn serve(
         Ok(relayed) => answer_with(exchange, &method, relayed),
         Err(error) => {
             figures::RELAYED_FAILED.add(1);
-            fail(exchange, &FetchError::Upstream(error))
+            fail(exchange, &Place::Url(&origin.url), &FetchError::Upstream(error))
         }
     }
 }

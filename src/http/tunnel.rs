@@ -2,7 +2,7 @@
 //! to see.
 
 use crate::fetch::FetchError;
-use crate::http::{Front, fail};
+use crate::http::{Front, Place, fail};
 use crate::limits;
 use crate::net::serve::{Exchange, ExchangeError};
 
@@ -15,6 +15,6 @@ pub(super) fn serve(
 ) -> Result<(), ExchangeError> {
     match front.upstream.connect(host, port) {
         Ok(stream) => exchange.tunnel(stream, limits::HTTP_TUNNEL_IDLE).map(|_| ()),
-        Err(error) => fail(exchange, &FetchError::Upstream(error)),
+        Err(error) => fail(exchange, &Place::Host(host, port), &FetchError::Upstream(error)),
     }
 }
