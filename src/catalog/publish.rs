@@ -106,6 +106,10 @@ impl Shared {
                     log::error!("not published: {error}");
                     break;
                 }
+                if matches!(error, CatalogError::Refused(_)) {
+                    // Who does not answer is logged by the client; this one does.
+                    crate::log_limited!(warn, "not published, and tried again: {error}");
+                }
                 failures += 1;
                 if self.stop.wait_for(pause(failures)) {
                     return;

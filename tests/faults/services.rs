@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::curl::curl;
 use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, Site, catalogued, pull, wait_until_catalogued};
 use crate::support::etcd::Etcd;
 use crate::support::origin::{Origin, Request, whole};
@@ -120,6 +121,36 @@ fn an_etcd_that_comes_back_empty_learns_what_running_clients_have() {
     let second = site.client("second", &etcd_port, &announce_url);
     pull_in_time(&site, &second);
     assert!(second.metric(FROM_PEERS) > 0, "{}", second.log());
+}
+
+#[test]
+fn a_full_etcd_is_emptied_and_learns_what_running_clients_have() {
+    let site = Site::start(47, &[MIB, MIB]);
+    let tracker = Program::tracker("tracker", &[]);
+    let client = site.client_of("client", &tracker);
+    let etcd_port = tracker.option("ETCD_PORT");
+    let (first, second) = (site.layer(0), site.layer(1));
+    pull(&client, first, &[]).assert_is(200, &first.bytes);
+    wait_until_catalogued(etcd_port, first);
+    let etcd = |path: &str, body: &str| {
+        let got = curl(&format!("http://127.0.0.1:{etcd_port}{path}"), &["--data", body]);
+        assert_eq!(got.status, 200, "{}", got.head);
+        String::from_utf8(got.body).expect("it is JSON")
+    };
+    let members = etcd("/v3/cluster/member/list", "{}");
+    let member = members.split("\"ID\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let member = member.expect("it has one");
+    let raise = format!(r#"{{"action":"ACTIVATE","memberID":"{member}","alarm":"NOSPACE"}}"#);
+    etcd("/v3/maintenance/alarm", &raise);
+    pull(&client, second, &[]).assert_is(200, &second.bytes);
+    wait_for("a new etcd", || tracker.log().contains("etcd was full").then_some(()));
+    let patience = PATIENCE + 2 * REPUBLISH_LOOK + REPUBLISH_PAUSE;
+    for blob in [first, second] {
+        wait_longer(patience, "publication", || {
+            let ready = tracker.admin("/readyz").status == 200;
+            (ready && catalogued(etcd_port).contains(&blob.digest)).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One etcd process: its command line, its life.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::process::{self, Command, Stdio};
@@ -18,6 +18,9 @@ use crate::tracker::supervise::relay::{self, LastWords};
 
 /// The member's name in etcd's own records; it must stay what it was when the data was made.
 const NAME: &str = "torrent-cache";
+
+/// What etcd keeps its data in, below the folder that it is given.
+pub(super) const MEMBER: &str = "member";
 
 /// A started etcd. Its log goes through ours.
 pub(super) struct Child {
@@ -85,6 +88,17 @@ pub(super) fn is_ready(agent: &Agent, address: SocketAddr) -> bool {
     answer.is_ok_and(|answer| answer.status() == 200)
 }
 
+/// Asks an etcd on `address` whether it has raised the alarm that its data has grown to its bound:
+/// until that is gone it takes nothing new.
+pub(super) fn is_full(agent: &Agent, address: SocketAddr) -> bool {
+    const ANSWER_LEN_MAX: u64 = 4 << 10;
+    let url = format!("http://{address}/v3/maintenance/alarm");
+    let Ok(answer) = agent.post(url).send(r#"{"action":"GET"}"#) else { return false };
+    let mut alarms = String::new();
+    let read = answer.into_body().into_reader().take(ANSWER_LEN_MAX).read_to_string(&mut alarms);
+    read.is_ok() && alarms.contains(r#""NOSPACE""#)
+}
+
 /// etcd takes its options from variables as well, ends if one is given both ways, and does not know
 /// ours. All but one: on processors that an old etcd was not tested on it asks for this word. And
 /// it would tell the service manager that it is ready itself, which is for us to say.
@@ -110,8 +124,8 @@ fn arguments(config: &EtcdConfig, peer_port: u16) -> Vec<OsString> {
     // History is of no use to us: an hour of it lets every watch catch up.
     flag("auto-compaction-mode", "periodic");
     flag("auto-compaction-retention", "1h");
-    // The largest that etcd's authors advise; 200,000 `.torrent`s of 2,048 pieces. When it is full,
-    // nothing new is published and everything else goes on.
+    // The largest that etcd's authors advise; 200,000 `.torrent`s of 2,048 pieces. When it is full
+    // it is emptied.
     flag("quota-backend-bytes", &(8_u64 << 30).to_string());
     // etcd holds this many requests in memory, and ours carry a `.torrent` each: at the default of
     // 100,000 that would be gigabytes.

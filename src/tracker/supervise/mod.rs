@@ -44,6 +44,11 @@ const PROBE_READY: Duration = Duration::from_secs(2);
 /// How long one look may take. A stop waits for it.
 const PROBE: Duration = Duration::from_secs(1);
 
+/// Its data is deleted when it is full, at most so often: what clients have may be too much for it.
+const EMPTY_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long it may take to end before that.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Which etcd to run, and where.
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
@@ -73,6 +78,8 @@ pub enum Health {
     Silent,
     /// It answers, and can read and write.
     Ready,
+    /// It takes nothing new: its data has grown to its bound.
+    Full,
     /// It ended, and is started again after a pause.
     Ended(String),
 }
@@ -82,6 +89,7 @@ impl fmt::Display for Health {
         match self {
             Health::Silent => f.write_str("etcd does not answer"),
             Health::Ready => f.write_str("etcd answers"),
+            Health::Full => f.write_str("etcd is full: nothing new is published"),
             Health::Ended(why) => write!(f, "etcd ended: {why}"),
         }
     }
@@ -181,15 +189,24 @@ enum Ended {
     Stopped,
     /// By itself; why.
     Died(String),
+    /// It was full, and its data was deleted.
+    Emptied,
 }
 
 impl Supervisor {
     fn run(&self) {
         let mut pause = PAUSE;
+        let mut emptied_at: Option<Time> = None;
         loop {
             let started = Time::now();
-            let why = match self.one_life() {
+            let stays_full_until = emptied_at.map_or(Time::ZERO, |at| at + EMPTY_EVERY);
+            let why = match self.one_life(stays_full_until) {
                 Ended::Stopped => return,
+                Ended::Emptied => {
+                    emptied_at = Some(Time::now());
+                    figures::ETCD_RESTARTS.add(1);
+                    continue;
+                }
                 Ended::Died(why) => why,
             };
             if Time::now().since(started) >= STEADY {
@@ -207,7 +224,8 @@ impl Supervisor {
         }
     }
 
-    fn one_life(&self) -> Ended {
+    /// Runs one etcd to its end. If it is full it is emptied, but not before `stays_full_until`.
+    fn one_life(&self, stays_full_until: Time) -> Ended {
         let peer_port = match free_loopback_port() {
             Ok(port) => port,
             Err(error) => return Ended::Died(format!("no port for its peers: {error}")),
@@ -221,9 +239,13 @@ impl Supervisor {
         loop {
             match self.inbox.recv_for(probe) {
                 Err(Nothing::Yet) => {
-                    let ready = child::is_ready(&self.agent, local(self.config.address));
-                    self.turn(if ready { Health::Ready } else { Health::Silent });
-                    probe = if ready { PROBE_READY } else { PROBE_STARTING };
+                    let health = self.look();
+                    self.turn(health.clone());
+                    if health == Health::Full && Time::now() >= stays_full_until {
+                        return self.empty(child);
+                    }
+                    let is_silent = health == Health::Silent;
+                    probe = if is_silent { PROBE_STARTING } else { PROBE_READY };
                 }
                 Ok(Event::LogEnded) => return Ended::Died(child.ended()),
                 Ok(Event::Stop(deadline)) => {
@@ -242,6 +264,34 @@ impl Supervisor {
         }
     }
 
+    fn look(&self) -> Health {
+        let address = local(self.config.address);
+        match child::is_ready(&self.agent, address) {
+            true => Health::Ready,
+            false if child::is_full(&self.agent, address) => Health::Full,
+            false => Health::Silent,
+        }
+    }
+
+    /// Ends a full etcd and deletes what it knows. Nothing is lost by that but what nobody has any
+    /// more: clients notice that an etcd is empty, and publish again what they have.
+    fn empty(&self, mut child: Child) -> Ended {
+        child.terminate();
+        let told = self.inbox.recv_for(EMPTY_PATIENCE).or_else(|_| {
+            child.kill();
+            self.inbox.recv().map_err(|_| Nothing::Closed)
+        });
+        let ended = child.ended();
+        if !matches!(told, Ok(Event::LogEnded)) {
+            return Ended::Stopped;
+        }
+        match std::fs::remove_dir_all(self.config.data.join(child::MEMBER)) {
+            Ok(()) => log::warn!("etcd was full ({ended}): it is started anew, without data"),
+            Err(error) => log::error!("etcd is full and its data cannot be deleted: {error}"),
+        }
+        Ended::Emptied
+    }
+
     fn log_ended(&self) -> impl FnOnce() + Send + 'static {
         let events = self.events.clone();
         move || {
@@ -253,10 +303,11 @@ impl Supervisor {
     fn turn(&self, health: Health) {
         let before = std::mem::replace(&mut *self.health.lock(), health.clone());
         match (before, health) {
-            (Health::Silent | Health::Ended(_), Health::Ready) => {
+            (Health::Silent | Health::Ended(_) | Health::Full, Health::Ready) => {
                 log::info!("etcd answers on {}", self.config.address);
             }
             (Health::Ready, Health::Silent) => log::warn!("etcd does not answer any more"),
+            (Health::Ready | Health::Silent, Health::Full) => log::warn!("etcd is full"),
             _ => {}
         }
     }
