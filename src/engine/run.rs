@@ -51,6 +51,8 @@ pub(super) struct Run {
     pub(super) follow_ups: VecDeque<(MemberId, Input)>,
     /// Kept for its memory.
     actions: Vec<Action>,
+    /// What each swarm that fetches may have in flight.
+    share: u64,
     /// Memberships of whole blobs have ids of their own, from above.
     next_serving: u64,
     rng: Rng,
@@ -86,6 +88,7 @@ impl Run {
             deadlines: BTreeSet::new(),
             follow_ups: VecDeque::new(),
             actions: Vec::new(),
+            share: PIECE_BYTES_IN_FLIGHT_MAX,
             next_serving: u64::MAX,
             rng: Rng::from_os(),
         }
@@ -257,7 +260,8 @@ impl Run {
         have: Pieces,
         role: Role,
     ) {
-        let config = Config::usual(self.identity.peer_id);
+        let usual = Config::usual(self.identity.peer_id);
+        let config = Config { bytes_in_flight_max: self.share, ..usual };
         let rng = Rng::seeded(self.rng.next_u64());
         let swarm = Swarm::new(config, geometry, have, rng, Time::now());
         let (links, deadline) = (BTreeSet::new(), None);
@@ -326,13 +330,16 @@ impl Run {
         }
     }
 
-    /// Splits the memory for pieces in flight between the swarms that fetch.
+    /// Splits the memory for pieces in flight between the swarms that fetch. A blob that fits into
+    /// its share before and after is not told: of many small ones, one comes or goes all the time.
     fn share_memory(&mut self) {
         let fetches = |member: &Member| matches!(member.role, Role::Fetch(_));
         let count = self.members.values().filter(|member| fetches(member)).count();
         let bytes_in_flight_max = PIECE_BYTES_IN_FLIGHT_MAX / (count as u64).max(1);
+        let before = std::mem::replace(&mut self.share, bytes_in_flight_max);
+        let least = before.min(bytes_in_flight_max);
         for (id, member) in &self.members {
-            if fetches(member) {
+            if fetches(member) && member.swarm.geometry().blob_len() > least {
                 self.follow_ups.push_back((*id, Input::Share { bytes_in_flight_max }));
             }
         }
