@@ -1,14 +1,20 @@
-//! Bounded queues between threads, over `crossbeam-channel`.
+//! Bounded queues between threads, most of them over `crossbeam-channel`.
 //!
 //! Every queue has a capacity that its maker names; "full" is the sender's business:
 //! [`Sender::send`] waits, [`Sender::try_send`] does not. There is no queue without a bound in this
 //! program.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel as channel;
 
 use crate::base::clock::Time;
+use crate::base::ranked::{Rank, Ranked, Signal};
+
+/// Items for which a lean queue keeps its memory while it is empty.
+const LEAN_KEPT: usize = 16;
 
 /// The other side is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +44,27 @@ pub struct Sender<T>(channel::Sender<T>);
 /// The receiving end. Clones share the items: each item goes to one receiver.
 pub struct Receiver<T>(channel::Receiver<T>);
 
-/// The only sending end of a queue that takes memory for what waits in it. See [`lean_mailbox`].
+/// The only sending end of a queue of [`lean_mailbox`].
 pub struct LeanSender<T> {
-    sender: channel::Sender<T>,
+    lean: Arc<Lean<T>>,
     capacity: usize,
+}
+
+/// Its only receiving end.
+pub struct LeanReceiver<T>(Arc<Lean<T>>);
+
+/// What the two ends share.
+struct Lean<T> {
+    state: Ranked<LeanState<T>>,
+    changed: Signal,
+}
+
+struct LeanState<T> {
+    items: VecDeque<T>,
+    /// The receiver sleeps until it is woken.
+    sleeps: bool,
+    /// One of the ends is gone.
+    closed: bool,
 }
 
 /// Makes a queue that holds at most `capacity` items.
@@ -56,28 +79,107 @@ pub fn mailbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 /// Makes a queue that holds at most `capacity` items and is mostly empty, of which there are many:
-/// that of [`mailbox`] takes the memory of all that it could hold at once.
+/// it takes memory for what waits in it, where that of [`mailbox`] takes that of all it could hold.
+/// Who waits for an item sleeps at once, and does not look a few times more as with [`mailbox`]:
+/// where many threads wait for little, that takes more time than all they do.
 ///
 /// # Panics
 /// If `capacity` is zero.
 #[must_use]
-pub fn lean_mailbox<T>(capacity: usize) -> (LeanSender<T>, Receiver<T>) {
+pub fn lean_mailbox<T>(capacity: usize) -> (LeanSender<T>, LeanReceiver<T>) {
     assert!(capacity > 0, "a mailbox holds at least one item");
-    let (sender, receiver) = channel::unbounded();
-    (LeanSender { sender, capacity }, Receiver(receiver))
+    let state = LeanState { items: VecDeque::new(), sleeps: false, closed: false };
+    let lean = Lean { state: Ranked::new(Rank::Leaf, state), changed: Signal::new() };
+    let lean = Arc::new(lean);
+    (LeanSender { lean: Arc::clone(&lean), capacity }, LeanReceiver(lean))
 }
 
 impl<T> LeanSender<T> {
     /// Puts `item` in if there is room now.
     ///
     /// # Errors
-    /// Gives the item back if the queue is full or no receiver is left.
+    /// Gives the item back if the queue is full or the receiver is gone.
     pub fn try_send(&mut self, item: T) -> Result<(), Refused<T>> {
-        // Nobody else sends: it is no fuller a moment later.
-        if self.sender.len() >= self.capacity {
+        let mut state = self.lean.state.lock();
+        if state.closed {
+            return Err(Refused::Closed(item));
+        }
+        if state.items.len() >= self.capacity {
             return Err(Refused::Full(item));
         }
-        self.sender.send(item).map_err(|refused| Refused::Closed(refused.into_inner()))
+        state.items.push_back(item);
+        let wake = std::mem::take(&mut state.sleeps);
+        drop(state);
+        if wake {
+            self.lean.changed.wake_one();
+        }
+        Ok(())
+    }
+}
+
+impl<T> Drop for LeanSender<T> {
+    fn drop(&mut self) {
+        self.lean.state.lock().closed = true;
+        self.lean.changed.wake_one();
+    }
+}
+
+impl<T> LeanReceiver<T> {
+    /// Takes the next item, waiting for at most `patience`.
+    ///
+    /// # Errors
+    /// [`Nothing`] if none came.
+    pub fn recv_for(&self, patience: Duration) -> Result<T, Nothing> {
+        let mut until = None;
+        let mut state = self.0.state.lock();
+        loop {
+            match state.next() {
+                Err(Nothing::Yet) => {}
+                next => return next,
+            }
+            let now = Time::now();
+            let until = *until.get_or_insert(now + patience);
+            if now >= until {
+                return Err(Nothing::Yet);
+            }
+            state.sleeps = true;
+            state = self.0.changed.wait_until(state, until);
+            state.sleeps = false;
+        }
+    }
+
+    /// Takes the next item if one waits.
+    ///
+    /// # Errors
+    /// [`Nothing`] if none does.
+    pub fn try_recv(&self) -> Result<T, Nothing> {
+        self.0.state.lock().next()
+    }
+}
+
+impl<T> Drop for LeanReceiver<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        let unread = std::mem::take(&mut state.items);
+        drop(state);
+        drop(unread);
+    }
+}
+
+impl<T> LeanState<T> {
+    /// The next item; what an earlier crowd took of memory goes with its last.
+    fn next(&mut self) -> Result<T, Nothing> {
+        match self.items.pop_front() {
+            Some(item) => {
+                if self.items.is_empty() {
+                    self.items.shrink_to(LEAN_KEPT);
+                }
+                Ok(item)
+            }
+            None if self.closed => Err(Nothing::Closed),
+            None => Err(Nothing::Yet),
+        }
     }
 }
 
@@ -190,6 +292,24 @@ mod tests {
         assert_eq!(sender.try_send(100), Ok(()));
         drop(receiver);
         assert_eq!(sender.try_send(101), Err(Refused::Closed(101)));
+    }
+
+    #[test]
+    fn a_lean_one_wakes_who_sleeps_and_is_emptied_before_it_is_closed() {
+        let (mut sender, receiver) = lean_mailbox(2);
+        let patience = Duration::from_secs(60);
+        assert_eq!(receiver.recv_for(Duration::ZERO), Err(Nothing::Yet));
+        std::thread::scope(|scope| {
+            let received = scope.spawn(|| [(); 3].map(|()| receiver.recv_for(patience)));
+            sender.try_send(1).expect("there is room");
+            while !receiver.0.state.lock().sleeps {
+                std::thread::yield_now();
+            }
+            sender.try_send(2).expect("there is room");
+            drop(sender);
+            assert_eq!(received.join().expect("it ends"), [Ok(1), Ok(2), Err(Nothing::Closed)]);
+        });
+        assert_eq!(receiver.try_recv(), Err(Nothing::Closed));
     }
 
     #[test]

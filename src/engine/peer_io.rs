@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::figures;
-use crate::base::mailbox::{Nothing, Receiver, Sender};
+use crate::base::mailbox::{LeanReceiver, Nothing, Sender};
 use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
@@ -255,7 +255,7 @@ fn read_some(source: &mut impl Read, parts: &mut [IoSliceMut<'_>]) -> Result<usi
 pub(super) fn write_link(
     link: LinkId,
     target: &Target<'_>,
-    queue: &Receiver<Outgoing>,
+    queue: &LeanReceiver<Outgoing>,
     inbox: &Sender<Event>,
 ) {
     let _end = End(target);
@@ -280,7 +280,7 @@ impl Drop for End<'_> {
 fn write_all(
     link: LinkId,
     target: &Target<'_>,
-    queue: &Receiver<Outgoing>,
+    queue: &LeanReceiver<Outgoing>,
     inbox: &Sender<Event>,
 ) -> Result<(), StoreError> {
     let Target { mut stream, owed, limit } = *target;
