@@ -187,6 +187,9 @@ pub const PEER_WRITE: Duration = Duration::from_secs(60);
 /// A link on which we have nothing to say for this long gets a keep-alive (BEP 3).
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(100);
 const _: () = assert!(PEER_KEEP_ALIVE.as_secs() < PEER_IDLE.as_secs());
+/// A thread of a link that has ended waits so long for another: links of small blobs follow each
+/// other within milliseconds.
+pub const LINK_THREAD_IDLE: Duration = Duration::from_secs(1);
 /// Connections to peers that are being made, in either direction; when full, callers are turned
 /// away and candidates wait.
 pub const HANDSHAKES_MAX: usize = 128;

@@ -3,8 +3,8 @@
 //! One thread per connection makes the handshake (BEP 3), starts the writer, tells the engine, and
 //! then reads. The table here is what these threads and the engine share, besides the inbox.
 //!
-//! **Invariant:** every connection's socket and every thread stands in the table until it has
-//! ended, so that [`Links::close`] reaches all of them.
+//! **Invariant:** every connection's socket stands in the table until it has ended, so that
+//! [`Links::close`] reaches all of them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,10 +18,10 @@ use crate::base::address::{self, Network};
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Sender, lean_mailbox};
-use crate::base::ranked::{Rank, Ranked, Signal};
+use crate::base::ranked::{Rank, Ranked};
 use crate::base::stop::Stop;
-use crate::base::thread::{self, Handle, Role};
 use crate::engine::EngineConfig;
+use crate::engine::crew::Crew;
 use crate::engine::inbox::{Event, LinkEnd, MemberId, NewLink, Seed};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
@@ -41,8 +41,7 @@ use crate::swarm::LinkId;
 /// The table, and what every connection's thread needs.
 pub(super) struct Links {
     table: Ranked<Table>,
-    /// A thread ended.
-    ended: Signal,
+    crew: Arc<Crew>,
     next_id: AtomicU64,
     peer_id: PeerId,
     /// The ranges that peers may come from; none: those nearby.
@@ -60,9 +59,6 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Table {
     open: BTreeMap<LinkId, (Arc<TcpStream>, IpAddr)>,
-    threads: Vec<Handle>,
-    /// Threads whose body has not ended.
-    running: usize,
     /// Connections that are being made, in either direction.
     handshakes: usize,
     /// How many of them each address has made that calls us.
@@ -166,7 +162,7 @@ impl Links {
         let stop = Stop::new();
         Links {
             table: Ranked::new(Rank::Links, Table::default()),
-            ended: Signal::new(),
+            crew: Arc::new(Crew::new()),
             next_id: AtomicU64::new(0),
             peer_id: config.peer_id,
             networks: config.peer_networks.clone(),
@@ -247,7 +243,7 @@ impl Links {
                 Err(error) => log::debug!("peer {address}: handshake: {error}"),
             }
         };
-        if !slot.is_some_and(|slot| self.spawn_handshake("peer-in", slot, serve)) {
+        if !slot.is_some_and(|slot| self.spawn_handshake(slot, serve)) {
             log_limited!(warn, "peer {address} turned away: too many connections");
         }
     }
@@ -273,7 +269,7 @@ impl Links {
     fn begin_call(self: &Arc<Links>, call: Call, slot: Slot) -> bool {
         let links = Arc::clone(self);
         let Call { info_hash, address } = call;
-        self.spawn_handshake("peer-out", slot, move |slot| {
+        self.spawn_handshake(slot, move |slot| {
             let error = match links.call(info_hash, address) {
                 Ok((open, greeting)) => return links.serve(&open, slot, address, false, greeting),
                 Err(error) => error,
@@ -371,7 +367,7 @@ impl Links {
         let writer = {
             let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
             let (id, owed) = (open.id, Arc::clone(&owed));
-            self.spawn("peer-write", move || {
+            self.crew.send(move || {
                 let target = Target { stream: &stream, owed: &owed, limit: &links.up };
                 peer_io::write_link(id, &target, &queue, &links.inbox);
             })
@@ -420,46 +416,12 @@ impl Links {
         Slot { links: Arc::clone(self), way, is_begun: false }
     }
 
-    /// Starts a thread for a connection that is yet to be made; says whether the system gave one.
-    fn spawn_handshake(
-        self: &Arc<Links>,
-        name: &str,
-        mut slot: Slot,
-        body: impl FnOnce(Slot) + Send + 'static,
-    ) -> bool {
-        self.spawn(name, move || {
+    /// Has a thread make a connection; says whether the system gave one.
+    fn spawn_handshake(&self, mut slot: Slot, body: impl FnOnce(Slot) + Send + 'static) -> bool {
+        self.crew.send(move || {
             slot.is_begun = true;
             body(slot);
         })
-    }
-
-    /// Starts a thread that [`Links::close`] waits for; says whether the system gave one.
-    fn spawn(self: &Arc<Links>, name: &str, body: impl FnOnce() + Send + 'static) -> bool {
-        let finished = {
-            let mut table = self.table.lock();
-            if table.closed {
-                return false;
-            }
-            table.running += 1;
-            let (finished, live) = table.threads.drain(..).partition(Handle::is_finished);
-            table.threads = live;
-            finished
-        };
-        let finished: Vec<Handle> = finished;
-        finished.into_iter().for_each(Handle::join);
-        let running = Running(Arc::clone(self));
-        let spawned = thread::spawn(name, Role::Connection, move || {
-            let _running = running;
-            body();
-        });
-        match spawned {
-            Ok(handle) => self.table.lock().threads.push(handle),
-            Err(error) => {
-                log_limited!(warn, "no thread for a peer: {error}");
-                return false;
-            }
-        }
-        true
     }
 
     /// Ends every connection and waits for the threads; says how many have not ended at `deadline`.
@@ -471,19 +433,8 @@ impl Links {
         for (stream, _) in table.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        while table.running > 0 && Time::now() < deadline {
-            table = self.ended.wait_until(table, deadline);
-        }
-        let threads = std::mem::take(&mut table.threads);
-        let left = table.running;
         drop(table);
-        for thread in threads {
-            // Without a body that runs, a thread is a few instructions from its end.
-            if left == 0 || thread.is_finished() {
-                thread.join();
-            }
-        }
-        left
+        self.crew.close(deadline)
     }
 }
 
@@ -575,16 +526,6 @@ impl Drop for Slot {
         if self.is_begun {
             self.links.call_waiting();
         }
-    }
-}
-
-/// A thread whose body runs; counted until dropped.
-struct Running(Arc<Links>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.table.lock().running -= 1;
-        self.0.ended.wake_all();
     }
 }
 

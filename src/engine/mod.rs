@@ -18,6 +18,7 @@ mod accept;
 mod act;
 mod announce;
 mod collect;
+mod crew;
 mod disk;
 mod inbox;
 mod limit;
