@@ -108,7 +108,7 @@ impl Linked {
             let busy = watch(&seeding, rest);
             let sent = load.bytes() - before;
             assert_eq!(load.ended(), 0, "links that {who:?} closed");
-            seeding.stop();
+            seeding.stop(cargo);
             Linked { alone, idle, busy, sent }
         })
     }
@@ -149,12 +149,12 @@ impl Stocked {
         let seeding = Seeding::start(one, who);
         wait_until_announced(one, &seeding);
         let alone = memory(&seeding);
-        seeding.stop();
+        seeding.stop(one);
         let seeding = Seeding::start(all, who);
         let announced = watch(&seeding, || wait_until_announced(all, &seeding));
         let idle = watch(&seeding, rest);
         let fetched = watch(&seeding, || fetch_a_block_of_some(all, &seeding));
-        seeding.stop();
+        seeding.stop(all);
         Stocked { alone, announced, idle, fetched }
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use torrent_cache::base::clock::Time;
@@ -27,7 +27,12 @@ pub struct Cargo {
     /// Of each blob.
     pub blob_len: u64,
     pub piece_len: u32,
+    /// Folders of turns that are over.
+    kept: Mutex<Vec<TempDir>>,
 }
+
+/// From so many files on, a folder is kept.
+const FILES_KEPT: usize = 100;
 
 impl Cargo {
     pub fn new(count: usize, len: usize) -> Cargo {
@@ -58,7 +63,7 @@ impl Cargo {
             write("torrents", &metainfo.encode());
             hashes.push(metainfo.info_hash());
         }
-        Cargo { dir, hashes, blob_len: len as u64, piece_len }
+        Cargo { dir, hashes, blob_len: len as u64, piece_len, kept: Mutex::default() }
     }
 
     /// Of all blobs together.
@@ -74,6 +79,14 @@ impl Cargo {
     pub fn files(&self) -> impl Iterator<Item = (OsString, PathBuf)> {
         let files = fs::read_dir(self.path("files")).expect("it is there");
         files.map(|file| file.expect("it is there")).map(|file| (file.file_name(), file.path()))
+    }
+
+    /// A folder is not needed any more. If it has many files, it stays until the end: where many
+    /// were deleted in the last minutes, ext4 without a journal takes long to make others.
+    pub fn done_with(&self, dir: TempDir) {
+        if self.hashes.len() >= FILES_KEPT {
+            self.kept.lock().expect("nobody panics").push(dir);
+        }
     }
 
     /// Fails unless all of it is in `dir`: who ends early would look fast.
@@ -107,7 +120,7 @@ pub struct Seeding {
     /// The folder of the `.torrent`s that name the tracker.
     pub torrents: PathBuf,
     tracker: Tracker,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Seeding {
@@ -121,11 +134,12 @@ impl Seeding {
         let from = cargo.path(if matches!(who, Who::Ours { .. }) { "storage" } else { "files" });
         let command = peers::command(who, "seed", &from, &torrents, &announce, addr.port());
         let process = Process::spawn("seeder", command, "");
-        Seeding { process, addr, announce, torrents, tracker, _dir: dir }
+        Seeding { process, addr, announce, torrents, tracker, dir }
     }
 
-    pub fn stop(self) {
+    pub fn stop(self, cargo: &Cargo) {
         drop(self.process);
         self.tracker.stop(Time::now());
+        cargo.done_with(self.dir);
     }
 }
