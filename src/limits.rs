@@ -455,6 +455,16 @@ pub const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// The longest pause: sharing resumes this long after etcd is back, at the latest.
 pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// How long the first address of a name may take to answer before another is tried, if there is
+/// one: browsers and Go wait 300 ms, a lost packet costs a second.
+pub const CONNECT_FIRST: Duration = Duration::from_millis(500);
+/// How long an address that did not answer is tried last.
+pub const CONNECT_SHUNNED: Duration = Duration::from_secs(60);
+/// Addresses that are tried last; when full, all are forgotten.
+pub const CONNECT_SHUNNED_MAX: usize = 1024;
+/// How long no address is hurried after none was fast enough.
+pub const CONNECT_PATIENT: Duration = Duration::from_secs(600);
+
 // Upstreams.
 
 /// Redirects that are followed for one blob; containerd follows as many.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use crate::limits;
+use crate::net::connect::Dialler;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{self, Roots};
 
@@ -115,5 +116,6 @@ pub fn agent_with(config: &AgentConfig, resolver: Resolver) -> Agent {
         .max_idle_connections_per_host(config.idle_per_host)
         .max_idle_age(IDLE)
         .build();
-    Agent::with_parts(guarded, DefaultConnector::default(), resolver)
+    let connector = Dialler::default().chain(RustlsConnector::default());
+    Agent::with_parts(guarded, connector, resolver)
 }
