@@ -258,7 +258,8 @@ fn everything_goes_over_ipv6() {
     let second = client("second", over_http);
     stage.pull_through(&second);
     stage.wait_for_seeders(over_http, 3);
-    // aria2 reaches trackers over UDP by IPv4 alone.
+    // aria2 1.36 reaches trackers over UDP by IPv4 alone: it asks from the socket of its IPv4 DHT,
+    // which cannot send to `::1` (EAFNOSUPPORT), and without that it has no trackers over UDP.
     for (kind, announce) in
         [(Kind::Libtorrent, over_http), (Kind::Libtorrent, over_udp), (Kind::Aria2, over_http)]
     {

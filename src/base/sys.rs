@@ -136,6 +136,32 @@ pub fn send_file(socket: BorrowedFd, file: &File, offset: u64, len: u64) -> io::
     u64::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Reads from `socket` what is there, without waiting (`recv(2)`); none: the other side has ended.
+///
+/// # Errors
+/// The socket's; [`io::ErrorKind::WouldBlock`] if nothing is there.
+pub fn receive_now(socket: BorrowedFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (start, len) = (buf.as_mut_ptr().cast(), buf.len());
+    // SAFETY: the pointer and the length are those of one live, writable slice.
+    let got = unsafe { libc::recv(socket.as_raw_fd(), start, len, libc::MSG_DONTWAIT) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes the kernel keep those who connect to `listener` from being accepted until they have sent
+/// something, or for a second if they do not (`TCP_DEFER_ACCEPT` of `tcp(7)`).
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn defer_accept(listener: BorrowedFd) -> io::Result<()> {
+    const LEN: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == LEN as usize);
+    let seconds: libc::c_int = 1;
+    let value = (&raw const seconds).cast();
+    let (fd, level, option) = (listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+    // SAFETY: the pointer and the length are those of a live integer that the call reads.
+    check(unsafe { libc::setsockopt(fd, level, option, value, LEN) })
+}
+
 /// Datagrams that one call moves at most: so many that a call costs little for each.
 pub const DATAGRAMS_MAX: usize = 64;
 
@@ -295,8 +321,8 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
-/// Waits on many descriptors at once (`epoll(7)`), each entry one-shot: after it was reported it is
-/// silent until [`Epoll::rearm`].
+/// Waits on many descriptors at once (`epoll(7)`). Entries are one-shot: after one was reported it
+/// is silent until [`Epoll::rearm`]; but for those of [`Epoll::add_lasting`].
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 
@@ -321,7 +347,15 @@ impl Epoll {
     /// # Errors
     /// If `fd` is in the set already or the kernel's limit of watches is reached.
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, token)
+        self.control(libc::EPOLL_CTL_ADD, fd, token, ONE_SHOT)
+    }
+
+    /// Adds `fd`: report `token` each time, for as long as it can be read.
+    ///
+    /// # Errors
+    /// As [`Epoll::add`].
+    pub fn add_lasting(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, libc::EPOLLIN)
     }
 
     /// Makes `fd`, which was reported, report again.
@@ -329,7 +363,7 @@ impl Epoll {
     /// # Errors
     /// If `fd` is not in the set.
     pub fn rearm(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, token)
+        self.control(libc::EPOLL_CTL_MOD, fd, token, ONE_SHOT)
     }
 
     /// Takes `fd` out. Closing the last copy of a descriptor does that too.
@@ -337,12 +371,11 @@ impl Epoll {
     /// # Errors
     /// If `fd` is not in the set.
     pub fn remove(&self, fd: RawFd) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0)
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
-    fn control(&self, operation: i32, fd: RawFd, token: u64) -> io::Result<()> {
-        let events = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT).cast_unsigned();
-        let mut event = libc::epoll_event { events, u64: token };
+    fn control(&self, operation: i32, fd: RawFd, token: u64, events: i32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: token };
         // SAFETY: the set is open and `event` is a live `epoll_event` that the call reads.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })
     }
@@ -370,6 +403,8 @@ impl Epoll {
         Ok(events.into_iter().take(count).map(|event| event.u64))
     }
 }
+
+const ONE_SHOT: i32 = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLONESHOT;
 
 /// Wakes a thread that waits in [`Epoll::wait`] (`eventfd(2)`).
 #[derive(Debug)]
@@ -479,5 +514,26 @@ mod tests {
         assert!(wait(Duration::ZERO).is_empty());
         epoll.rearm(waker.fd(), 8).expect("it is in the set");
         assert_eq!(wait(Duration::ZERO), [8]);
+        let lasting = Waker::new().expect("a descriptor is free");
+        epoll.add_lasting(lasting.fd(), 9).expect("a new descriptor");
+        lasting.wake();
+        assert_eq!([wait(Duration::MAX), wait(Duration::MAX)], [[9], [9]]);
+        lasting.clear();
+        assert!(wait(Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn what_is_there_is_read_and_nothing_is_waited_for() {
+        use std::io::Write as _;
+        use std::os::fd::AsFd as _;
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("two descriptors");
+        let now = |buf: &mut [u8]| receive_now(ours.as_fd(), buf);
+        let mut buf = [0; 8];
+        assert_eq!(now(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        theirs.write_all(b"here").expect("it is read");
+        assert_eq!((now(&mut buf[..3]).unwrap(), now(&mut buf[3..]).unwrap()), (3, 1));
+        assert!(buf.starts_with(b"here"));
+        drop(theirs);
+        assert_eq!(now(&mut buf).unwrap(), 0);
     }
 }

@@ -166,6 +166,26 @@ impl Conn {
         Ok(if len == 0 { Filled::End } else { Filled::Some })
     }
 
+    /// Reads from a new connection what is there already; `None`: nothing is.
+    ///
+    /// # Errors
+    /// If the connection failed.
+    pub fn fill_now(&mut self) -> io::Result<Option<Filled>> {
+        debug_assert!(self.tls.is_none(), "nothing was read");
+        let mut buf = [0; READ_LEN];
+        match sys::receive_now(self.socket.as_fd(), &mut buf) {
+            Ok(0) => Ok(Some(Filled::End)),
+            Ok(len) => {
+                self.append(&buf[..len]);
+                Ok(Some(Filled::Some))
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         self.input.drain(..self.used);
         self.used = 0;

@@ -178,7 +178,11 @@ impl<'c> Exchange<'c> {
         body: &[u8],
     ) -> Result<(), ExchangeError> {
         self.start(status, headers, BodyLen::Known(body.len() as u64))?;
-        self.send(body)?;
+        if self.pending.len() + body.len() > COPY_LEN {
+            self.send(body)?;
+        } else if self.account(body.len() as u64)? != Outgoing::Dropped {
+            self.pending.extend_from_slice(body);
+        }
         self.finish()
     }
 
@@ -346,7 +350,13 @@ impl<'c> Exchange<'c> {
             Phase::Sending(_) => {}
             _ => return Err(ExchangeError::Misuse("an end without a beginning")),
         }
-        self.flush()?;
+        if !self.keep_alive && self.has_heard_all() {
+            // The close is next: the kernel sends it in one packet with what it follows.
+            self.conn.write_before_more(self.pending).map_err(ExchangeError::Client)?;
+            self.pending.clear();
+        } else {
+            self.flush()?;
+        }
         self.conn.reset_on_drop = false;
         self.phase = Phase::Finished;
         Ok(())

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 server (RFC 9112) that faces clients: accept, parking, workers.
+//! The HTTP/1.1 server (RFC 9112) that faces clients: workers that accept and serve, parking.
 //!
 //! A connection that waits for its client is parked, where it costs a descriptor and no thread: for
 //! its first byte, for the rest of a handshake or of a head, for the next request. What came is
@@ -23,6 +23,7 @@ mod workers;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -34,7 +35,7 @@ use crate::base::figures;
 use crate::base::metrics::Held;
 use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::stop::Stop;
-use crate::base::sys::{Epoll, Waker};
+use crate::base::sys::{self, Epoll, Waker};
 use crate::base::thread::{self, Handle, Role};
 use crate::limits;
 
@@ -103,18 +104,19 @@ impl ServerConfig {
 pub struct Server {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
-    /// Accept and parking; taken by the first stop.
-    core: Ranked<Option<Core>>,
+    /// The parking thread; taken by the first stop.
+    parking: Ranked<Option<Handle>>,
 }
 
-struct Core {
-    listener: Arc<TcpListener>,
-    threads: [Handle; 2],
-}
+/// What the reports of the `epoll` are about that are not of a connection, whose tokens count from
+/// 1: the waker, and somebody who connects.
+const WAKER: u64 = 0;
+const LISTENER: u64 = u64::MAX;
 
 /// What the threads of a server share.
 struct Shared {
     name: &'static str,
+    listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     plain: bool,
     workers_max: usize,
@@ -148,6 +150,8 @@ struct State {
     deadlines: BTreeSet<(Time, u64)>,
     /// When the parking thread looks at the deadlines again, if nothing wakes it.
     looks_at: Time,
+    /// When it accepts in the place of the keeper of the watch; `None`: it does not have to.
+    accepts_at: Option<Time>,
     /// Readable, or submitted.
     ready: Ready,
     /// When bytes last moved in each tunnel, in nanoseconds.
@@ -193,6 +197,7 @@ impl State {
             parked: HashMap::new(),
             deadlines: BTreeSet::new(),
             looks_at: Time::ZERO,
+            accepts_at: None,
             ready: Ready::new(workers_max),
             tunnels: HashMap::new(),
             watch: Watch::default(),
@@ -221,13 +226,17 @@ impl Server {
     /// If the system refuses a descriptor or a thread.
     pub fn start(config: ServerConfig, handler: Arc<dyn Handler>) -> io::Result<Server> {
         let local_addr = config.listener.local_addr()?;
-        let listener = Arc::new(config.listener);
+        let listener = config.listener;
+        listener.set_nonblocking(true)?;
         // Inherited by all that is accepted, which saves each connection two calls.
-        let socket = SockRef::from(&*listener);
+        let socket = SockRef::from(&listener);
+        // Their request is there then: they need not be parked for it.
+        sys::defer_accept(listener.as_fd())?;
         socket.set_write_timeout(Some(config.write))?;
         socket.set_read_timeout(Some(limits::HTTP_READ))?;
         let shared = Arc::new(Shared {
             name: config.name,
+            listener,
             tls: config.tls,
             plain: config.plain,
             workers_max: config.workers_max.max(1),
@@ -244,21 +253,15 @@ impl Server {
             relief: Signal::new(),
             ended: Signal::new(),
         });
-        let [first, parking, accept] = std::array::from_fn(|_| Arc::clone(&shared));
+        let (first, parking) = (Arc::clone(&shared), Arc::clone(&shared));
         first.watch_waker()?;
+        first.watch_listener()?;
         // One worker always stays: if no thread can be had later, requests wait but are served.
         first.add_worker()?;
-        let started = || -> io::Result<Core> {
-            let name = config.name;
-            let watch = move || parking.watch_deadlines();
-            let parking = thread::spawn(format!("{name}-park"), Role::Core, watch)?;
-            let theirs = Arc::clone(&listener);
-            let accept = move || accept::run(&accept, &theirs);
-            let accept = thread::spawn(format!("{name}-accept"), Role::Core, accept)?;
-            Ok(Core { listener, threads: [accept, parking] })
-        };
-        let core = started().inspect_err(|_| shared.cut(Time::ZERO))?;
-        Ok(Server { shared, local_addr, core: Ranked::new(Rank::Leaf, Some(core)) })
+        let watch = move || parking.watch_deadlines();
+        let parking = thread::spawn(format!("{}-park", config.name), Role::Core, watch)
+            .inspect_err(|_| shared.cut(Time::ZERO))?;
+        Ok(Server { shared, local_addr, parking: Ranked::new(Rank::Leaf, Some(parking)) })
     }
 
     /// Where it listens.
@@ -271,13 +274,11 @@ impl Server {
     /// `deadline`, cuts the rest, and joins all threads. It waits for handlers that wait for
     /// something else than their client: stop that first. A second stop does nothing.
     pub fn stop(&self, deadline: Time) {
-        let Some(core) = self.core.lock().take() else { return };
+        let Some(parking) = self.parking.lock().take() else { return };
         self.shared.begin_stop();
-        // Wakes the accept thread: its call fails.
-        let _ = SockRef::from(&*core.listener).shutdown(Shutdown::Both);
-        for thread in core.threads {
-            thread.join();
-        }
+        // Nobody connects from here on.
+        let _ = SockRef::from(&self.shared.listener).shutdown(Shutdown::Both);
+        parking.join();
         self.shared.cut(deadline);
     }
 }

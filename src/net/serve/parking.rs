@@ -1,4 +1,5 @@
-//! Connections that wait for their client, and the thread that ends the wait of the late ones.
+//! Connections that wait for their client, and the thread that ends the wait of the late ones. It
+//! also accepts where the keeper of the watch cannot.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::net::serve::conn::{Conn, Stage};
-use crate::net::serve::{Shared, State};
+use crate::net::serve::{Shared, State, accept};
 
 /// When there is no deadline to look at.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -58,17 +59,24 @@ impl Shared {
     }
 
     /// The body of the parking thread: ends the wait of those past their deadline.
-    pub(super) fn watch_deadlines(&self) {
+    pub(super) fn watch_deadlines(self: &Arc<Shared>) {
+        let mut reserve = accept::spare();
         loop {
             let mut state = self.state.lock();
             if self.stop.is_stopped() {
                 return;
             }
             let now = Time::now();
+            if state.accepts_at.take_if(|at| *at <= now).is_some() {
+                drop(state);
+                self.accept_instead(&mut reserve);
+                continue;
+            }
             let next = state.deadlines.first().copied();
             let Some((deadline, id)) = next.filter(|(deadline, _)| *deadline <= now) else {
-                state.looks_at = next.map_or(now + NEVER, |(deadline, _)| deadline);
-                let until = state.looks_at;
+                let until = next.map_or(now + NEVER, |(deadline, _)| deadline);
+                let until = state.accepts_at.map_or(until, |at| until.min(at));
+                state.looks_at = until;
                 drop(self.sooner.wait_until(state, until));
                 continue;
             };

@@ -18,14 +18,12 @@ use crate::log_limited;
 use crate::net::serve::conn::{Conn, Filled, Stage};
 use crate::net::serve::exchange::{Exchange, Next};
 use crate::net::serve::watch::{Rest, Ticket};
-use crate::net::serve::{Shared, State};
+use crate::net::serve::{LISTENER, Shared, State, WAKER};
 use crate::proto::http1::{HeadError, HeadWriter, RequestHead};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The token of the waker; connections count from 1.
-const WAKER: u64 = 0;
 /// Workers without work that stay: one that keeps the watch, one to take it.
 const SPARE: usize = 2;
 
@@ -43,14 +41,18 @@ pub(super) enum Guard {
 impl Shared {
     /// Gives a connection to a worker, though there is nothing to read.
     pub(super) fn submit(&self, conn: Conn) {
+        self.make_ready(conn);
+        self.waker.wake();
+    }
+
+    /// Lets a connection wait for a worker; whoever keeps the watch looks for it.
+    pub(super) fn make_ready(&self, conn: Conn) {
         let mut state = self.state.lock();
         if self.stop.is_stopped() {
             drop(state);
             return;
         }
         state.ready.push(conn);
-        drop(state);
-        self.waker.wake();
     }
 
     /// Starts a worker and forgets those that ended.
@@ -139,7 +141,8 @@ impl Shared {
     /// Counts a worker that serves now, and lets somebody stand by in its place.
     fn start_serving(self: &Arc<Shared>, mut state: ranked::Guard<'_, State>, is_keeper: bool) {
         state.workers_idle -= 1;
-        let grow = state.workers_idle == 0 && state.workers < self.workers_max;
+        let is_last = state.workers_idle == 0;
+        let grow = is_last && state.workers < self.workers_max;
         let unguarded = is_keeper && state.workers_idle > 0 && state.guard == Guard::None;
         if unguarded {
             state.guard = Guard::Called;
@@ -153,33 +156,46 @@ impl Shared {
         if more {
             self.waker.wake();
         }
-        if grow && let Err(error) = self.add_worker() {
+        let grown = grow.then(|| self.add_worker());
+        if let Some(Err(error)) = &grown {
             log_limited!(warn, "requests wait, there is no thread for them: {error}");
+        }
+        if is_last && !matches!(grown, Some(Ok(()))) {
+            self.accept_later();
         }
     }
 
     /// What the keeper of the watch does: waits for reports.
-    fn look<'a>(&'a self, mut state: ranked::Guard<'a, State>) -> ranked::Guard<'a, State> {
+    fn look<'a>(
+        self: &'a Arc<Shared>,
+        mut state: ranked::Guard<'a, State>,
+    ) -> ranked::Guard<'a, State> {
         state.watch.look();
         drop(state);
         let reports = match self.epoll.wait(limits::HTTP_WORKER_IDLE) {
             Ok(reports) => reports,
             Err(error) => panic!("a worker cannot wait: {error}"),
         };
-        let mut is_woken = false;
+        let (mut is_woken, mut is_called) = (false, false);
         let mut state = self.state.lock();
-        state.watch.looked(Time::now());
         for id in reports {
-            is_woken |= id == WAKER;
-            if let Some(conn) = state.unpark(id) {
-                state.ready.push(conn);
+            match id {
+                WAKER => is_woken = true,
+                LISTENER => is_called = true,
+                id => state.unpark(id).into_iter().for_each(|conn| state.ready.push(conn)),
             }
         }
-        if is_woken {
+        if is_woken || is_called {
             drop(state);
-            self.clear_waker();
+            if is_woken {
+                self.clear_waker();
+            }
+            if is_called {
+                self.accept();
+            }
             state = self.state.lock();
         }
+        state.watch.looked(Time::now());
         state
     }
 
@@ -234,7 +250,9 @@ impl Shared {
         if conn.stage == Stage::Late {
             return self.refuse(conn, 408, "the request did not come in time");
         }
-        match conn.fill() {
+        // What came with a connection was read when that was taken in.
+        let is_filled = conn.is_new && !conn.input().is_empty();
+        match if is_filled { Ok(Filled::Some) } else { conn.fill() } {
             Ok(Filled::Some) => {}
             Ok(Filled::End) => return,
             Err(error) => return note_failure(&conn, &error),

@@ -394,6 +394,30 @@ fn the_caps_hold_and_what_waits_longest_makes_room() {
 }
 
 #[test]
+fn while_no_worker_is_free_connections_are_taken_in_all_the_same() {
+    let rig = rig(|config| config.workers_max = 1);
+    let mut waiting = rig.connect();
+    waiting.write_all(&last_get("/wait")).unwrap();
+    rig.arrived.recv().unwrap();
+    let others: Vec<TcpStream> = (0..3).map(|_| rig.connect()).collect();
+    for mut stream in &others {
+        stream.write_all(&last_get("/hello")).unwrap();
+    }
+    while rig.server.shared.state.lock().open.len() < 4 {
+        std::thread::yield_now();
+    }
+    rig.go.send(()).unwrap();
+    let mut text = String::new();
+    waiting.read_to_string(&mut text).unwrap();
+    assert!(text.ends_with("waited"), "{text}");
+    for mut stream in others {
+        text.clear();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("hello"), "{text}");
+    }
+}
+
+#[test]
 fn one_address_never_has_all_workers() {
     let rig = rig(|config| config.workers_max = 4);
     let ask = |source: [u8; 4], path: &str| {
@@ -431,7 +455,10 @@ fn rig_is_busy(rig: &Rig) -> bool {
 #[test]
 fn a_stop_lets_answers_end_and_leaves_nothing() {
     let rig = rig(|config| config.name = "stopping");
+    // One that has sent nothing yet would still be the kernel's.
     let mut idle = rig.connect();
+    idle.write_all(&get("/hello")).unwrap();
+    answer(&mut BufReader::new(idle.try_clone().unwrap()));
     let mut stream = rig.connect();
     stream.write_all(&get("/wait")).unwrap();
     rig.arrived.recv().unwrap();
