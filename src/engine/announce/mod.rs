@@ -3,6 +3,7 @@
 //! A few threads serve all blobs: [`schedule`] says which announce is next, [`http`] and [`udp`]
 //! make it. Swarms that fetch get the answer through the inbox; whole blobs need none.
 
+mod calm;
 mod http;
 mod schedule;
 mod udp;
@@ -188,7 +189,7 @@ impl Announcer {
 
     /// How many announces are due, and what went wrong at the last.
     pub(super) fn health(&self) -> (usize, Option<String>) {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         (state.schedule.waiting(Time::now()), state.failing.clone())
     }
 

@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** of one blob at most one announce is on its way.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::base::clock::Time;
@@ -15,6 +15,7 @@ use crate::base::figures;
 use crate::base::hash::Sha1Hash;
 use crate::base::metrics::Held;
 use crate::base::rng::Rng;
+use crate::engine::announce::calm::Calm;
 use crate::limits::{ANNOUNCE_BACK_OFF, ANNOUNCE_BACK_OFF_MAX, ANNOUNCE_PACE, INTRODUCTIONS_MAX};
 use crate::proto::tracker::AnnounceEvent;
 
@@ -73,7 +74,7 @@ pub(super) struct Schedule {
     entries: HashMap<Sha1Hash, Entry>,
     urgent: VecDeque<Sha1Hash>,
     fresh: VecDeque<Sha1Hash>,
-    calm: BTreeSet<(Time, Sha1Hash)>,
+    calm: Calm,
     calm_open_at: Time,
     /// Announces in a row that were not answered.
     failures: u32,
@@ -94,6 +95,8 @@ struct Entry {
     asked: Option<Report>,
     /// The tracker was told `started`, or may have been.
     known: bool,
+    /// The tracker was told last that nothing is left: when to tell it again.
+    told_whole: Option<Time>,
     on_its_way: bool,
 }
 
@@ -105,7 +108,7 @@ impl Schedule {
             entries: HashMap::new(),
             urgent: VecDeque::new(),
             fresh: VecDeque::new(),
-            calm: BTreeSet::new(),
+            calm: Calm::default(),
             calm_open_at: Time::ZERO,
             failures: 0,
             farewells: None,
@@ -119,18 +122,18 @@ impl Schedule {
     }
 
     /// How many announces are due.
-    pub(super) fn waiting(&self, now: Time) -> usize {
-        let first = self.urgent.len() + self.fresh.len();
-        first + self.calm.iter().take_while(|(due, _)| *due <= now).count()
+    pub(super) fn waiting(&mut self, now: Time) -> usize {
+        self.urgent.len() + self.fresh.len() + self.calm.due(now)
     }
 
-    /// From now on the blob is whole and announces itself.
+    /// From now on the blob is whole and announces itself: at once, if the tracker does not know.
     pub(super) fn seed(&mut self, now: Time, info_hash: Sha1Hash) {
         let entry = self.entries.entry(info_hash).or_default();
         entry.seeding.get_or_insert_with(|| figures::SWARMS_SEEDING.hold());
         let waits = entry.due.is_some() || entry.fresh || entry.asked.is_some();
         if !waits && !entry.on_its_way {
-            self.put_off(info_hash, now);
+            let at = entry.told_whole.unwrap_or(now);
+            self.put_off(info_hash, at);
         }
     }
 
@@ -143,7 +146,7 @@ impl Schedule {
             return false;
         }
         if let Some(due) = entry.due.take() {
-            self.calm.remove(&(due, info_hash));
+            self.calm.remove(due, info_hash);
             entry.fresh = true;
             self.fresh.push_back(info_hash);
         }
@@ -199,7 +202,7 @@ impl Schedule {
         if !urgent_only && let Some(info_hash) = self.fresh.pop_front() {
             return Next::Announce(self.begin_calm(info_hash));
         }
-        let first = self.calm.first().copied();
+        let first = self.calm.first();
         let Some((due, info_hash)) = first.filter(|_| !urgent_only) else {
             return Next::WaitUntil(now + ANNOUNCE_BACK_OFF_MAX);
         };
@@ -208,7 +211,7 @@ impl Schedule {
             return Next::WaitUntil(open_at);
         }
         self.calm_open_at = now + ANNOUNCE_PACE;
-        self.calm.remove(&(due, info_hash));
+        self.calm.remove(due, info_hash);
         Next::Announce(self.begin_calm(info_hash))
     }
 
@@ -260,18 +263,19 @@ impl Schedule {
                 self.put_off(new, now);
             }
         }
+        let later = now + self.jittered(again);
         let Some(entry) = self.entries.get_mut(&task.info_hash) else { return };
         entry.on_its_way = false;
         entry.known = match task.report.event {
             AnnounceEvent::Stopped => false,
             _ => entry.known || matches!(outcome, Outcome::Again(_)),
         };
+        entry.told_whole = (entry.known && task.report.left == 0).then_some(later);
         if entry.asked.is_some() {
             self.urgent.push_back(task.info_hash);
         } else if entry.seeding.is_some() {
             let back_again = task.report.event == AnnounceEvent::Stopped;
-            let wait = if back_again { Duration::ZERO } else { self.jittered(again) };
-            self.put_off(task.info_hash, now + wait);
+            self.put_off(task.info_hash, if back_again { now } else { later });
         } else if !entry.known {
             self.entries.remove(&task.info_hash);
         }
@@ -288,11 +292,11 @@ impl Schedule {
     fn step_out(
         entry: &mut Entry,
         info_hash: Sha1Hash,
-        calm: &mut BTreeSet<(Time, Sha1Hash)>,
+        calm: &mut Calm,
         fresh: &mut VecDeque<Sha1Hash>,
     ) {
         if let Some(due) = entry.due.take() {
-            calm.remove(&(due, info_hash));
+            calm.remove(due, info_hash);
         }
         if std::mem::take(&mut entry.fresh) {
             fresh.retain(|other| *other != info_hash);
@@ -302,7 +306,7 @@ impl Schedule {
     fn put_off(&mut self, info_hash: Sha1Hash, due: Time) {
         if let Some(entry) = self.entries.get_mut(&info_hash) {
             entry.due = Some(due);
-            self.calm.insert((due, info_hash));
+            self.calm.insert(due, info_hash);
         }
     }
 }
@@ -402,6 +406,21 @@ mod tests {
         assert_eq!(second.report.event, AnnounceEvent::Completed);
         schedule.done(Time::ZERO, &second, Outcome::Again(INTERVAL));
         assert_eq!(schedule.waiting(Time::ZERO), 0, "as a seed it waits for the interval");
+    }
+
+    #[test]
+    fn a_blob_that_was_told_to_be_complete_waits_for_the_interval_once_it_seeds() {
+        let mut schedule = Schedule::new(Rng::seeded(8));
+        for (event, left) in [(AnnounceEvent::Started, 1), (AnnounceEvent::Completed, 0)] {
+            schedule.ask(hash(1), Report { left, ..asked(event) });
+            let task = task(schedule.next(Time::ZERO, true));
+            schedule.done(Time::ZERO, &task, Outcome::Again(INTERVAL));
+        }
+        schedule.seed(Time::ZERO, hash(1));
+        assert_eq!((schedule.seeds(), schedule.waiting(Time::ZERO)), (1, 0));
+        let Next::WaitUntil(again) = schedule.next(Time::ZERO, false) else { panic!("it waits") };
+        let again = task(schedule.next(again, false));
+        assert_eq!((again.info_hash, again.report.event), (hash(1), AnnounceEvent::None));
     }
 
     #[test]
