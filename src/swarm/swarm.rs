@@ -416,7 +416,12 @@ impl Swarm {
         {
             (link.suspected, link.proven) = (false, true);
         }
+        let complete = self.is_complete();
         for (&id, link) in &mut self.links {
+            if complete && link.has.is_full() {
+                // It is closed below, and nobody there has any use for this.
+                continue;
+            }
             // Also to those who have it: a seed spreads what few have.
             out.push(Action::Send { link: id, message: Message::Have(piece.get()) });
             if !link.has.contains(piece) {

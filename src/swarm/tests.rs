@@ -156,6 +156,8 @@ fn a_whole_piece_is_asked_of_one_link_verified_and_announced() {
     assert!(host.did(&Action::Send { link: other, message: Message::Have(0) }));
     assert!(host.did(&Action::Complete));
     assert_eq!(host.closed(link), Some(CloseReason::BothComplete));
+    let told = |action: &Action| matches!(action, Action::Send { link: to, .. } if *to == link);
+    assert!(!host.out.iter().any(told), "it is closed without a word");
     assert_eq!(host.input(Input::Stored { piece }), [], "told twice, it counts once");
 }
 
