@@ -119,8 +119,13 @@ impl<T> LeanSender<T> {
 
 impl<T> Drop for LeanSender<T> {
     fn drop(&mut self) {
-        self.lean.state.lock().closed = true;
-        self.lean.changed.wake_one();
+        let mut state = self.lean.state.lock();
+        state.closed = true;
+        let wake = state.sleeps;
+        drop(state);
+        if wake {
+            self.lean.changed.wake_one();
+        }
     }
 }
 
