@@ -136,7 +136,7 @@ fn many_small(table: &mut Table) {
     let cargo = Cargo::new(2000, 64 << 10);
     let of_all = &cargo;
     let side = |who| Side::new(move || transfer(of_all, who));
-    let [ours, rqbit] = interleave(2 * ROUNDS, [OURS, Who::Rqbit].map(side));
+    let [ours, rqbit] = interleave(ROUNDS, [OURS, Who::Rqbit].map(side));
     let [libtorrent] = once([side(Who::Libtorrent)]);
     let peers = [OURS, Who::Rqbit, Who::Libtorrent];
     beside(table, &cargo, "2,000 × 64 KiB", &peers, &[ours, rqbit, libtorrent]);
