@@ -456,8 +456,8 @@ pub const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(250);
 pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long the first address of a name may take to answer before another is tried, if there is
-/// one: browsers and Go wait 300 ms, a lost packet costs a second.
-pub const CONNECT_FIRST: Duration = Duration::from_millis(500);
+/// one: as long as Go, and with it every container engine, gives it.
+pub const CONNECT_FIRST: Duration = Duration::from_millis(300);
 /// How long an address that did not answer is tried last.
 pub const CONNECT_SHUNNED: Duration = Duration::from_secs(60);
 /// Addresses that are tried last; when full, all are forgotten.
