@@ -13,6 +13,10 @@
 //! we ask for what they suggest (`spread`), and for the rest only if they suggest nothing. Only if
 //! a reader waits too long for one piece, that piece is asked for at once, and again if it is slow
 //! to come.
+//!
+//! A piece that is on its way cannot be passed on. If we asked every peer for one, and everyone did
+//! so, each uplink would be shared by all, every piece would come late, and most of the blob would
+//! be on its way at once. So we begin no more pieces than keep our downlink busy.
 
 use std::time::Duration;
 
@@ -29,12 +33,24 @@ use crate::swarm::swarm::{Reader, Swarm};
 const READERS_MAX: usize = 16;
 /// How many times as far before a reader we go on in order when seeds need not be saved.
 const WINDOW_FROM_SEEDS: usize = 16;
+/// Pieces that are begun at once, where words take no time: enough that some come while others wait
+/// for what their peers send to others.
+const BEGUN_MAX: usize = 10;
 /// A second link must be this much faster: less gains nothing.
 const SLOW: Duration = Duration::from_millis(20);
 /// How long a link that refused a request is not asked, as long as it refuses again and again. The
 /// first time a peer of this program only asks us to come back when it served others.
 const REST: Duration = Duration::from_millis(500);
 const REST_FIRST: Duration = Duration::from_millis(4);
+
+/// What all links are held to while the best choice is sought.
+#[derive(Clone, Copy, Debug)]
+struct Thrift {
+    /// As many fetch as have everything: what a seed sends must not be sent twice.
+    saves_seeds: bool,
+    /// As many pieces are begun as keep the downlink or the disk busy.
+    has_enough: bool,
+}
 
 /// What a link could be asked for next.
 #[derive(Clone, Copy, Debug)]
@@ -83,8 +99,8 @@ impl Swarm {
         let roomy: Vec<LinkId> = roomy.collect();
         roomy.iter().for_each(|id| self.go_on(*id, now, out));
         loop {
-            let saves_seeds = self.saves_seeds();
-            let choices = roomy.iter().filter_map(|id| self.choose(*id, saves_seeds, now));
+            let thrift = self.thrift(now);
+            let choices = roomy.iter().filter_map(|id| self.choose(*id, thrift, now));
             let Some(best) = choices.min_by_key(|choice| choice.rank) else { return };
             if !self.follow(best, now, out) {
                 return;
@@ -95,7 +111,7 @@ impl Swarm {
     /// Asks the link for as much as it has room for.
     pub(super) fn fill(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
         self.go_on(id, now, out);
-        while let Some(choice) = self.choose(id, self.saves_seeds(), now) {
+        while let Some(choice) = self.choose(id, self.thrift(now), now) {
             if !self.follow(choice, now, out) {
                 return;
             }
@@ -122,25 +138,37 @@ impl Swarm {
         }
     }
 
-    /// Whether as many fetch as have everything: what a seed sends must not be sent twice.
-    fn saves_seeds(&self) -> bool {
+    fn thrift(&self, now: Time) -> Thrift {
         let told = self.links.values().filter(|link| link.told);
-        let (seeds, others): (Vec<_>, Vec<_>) = told.partition(|link| link.has.is_full());
-        others.len() >= seeds.len()
+        let seeds = told.clone().filter(|link| link.has.is_full()).count();
+        let saves_seeds = told.count() - seeds >= seeds;
+        // What a peer that fell silent owes keeps nothing busy.
+        let late = self.pace().turn();
+        let live = self.links.values().filter(|link| now.since(link.progress_at) < late);
+        let begun: usize = live.map(|link| link.owned.len()).sum();
+        let most = BEGUN_MAX + self.pieces_in(self.latency() * 2, self.down.rate(now));
+        // A slow disk has enough to do as well.
+        let has_enough = begun.max(self.pieces.verifying()) >= most;
+        Thrift { saves_seeds, has_enough }
+    }
+
+    /// The shortest time from a request to its block.
+    pub(super) fn latency(&self) -> Duration {
+        self.links.values().filter_map(|link| link.latency).min().unwrap_or_default()
     }
 
     /// The best that the link could be asked for next.
-    fn choose(&mut self, id: LinkId, saves_seeds: bool, now: Time) -> Option<Choice> {
+    fn choose(&mut self, id: LinkId, thrift: Thrift, now: Time) -> Option<Choice> {
         let link = self.links.get(&id)?;
         if !link.has_room(now) {
             return None;
         }
         let silent = usize::try_from(now.since(link.heard_at).as_millis()).unwrap_or(usize::MAX);
-        let (what, kind, order) = if let Some(what) = self.urgent(id, saves_seeds, now) {
+        let (what, kind, order) = if let Some(what) = self.urgent(id, thrift.saves_seeds, now) {
             (what, 0, silent)
         } else if let Some(what) = self.orphan_for(id, now) {
             (what, 1, 0)
-        } else if let Some(next) = self.next_to_begin(id, saves_seeds, now) {
+        } else if let Some(next) = self.next_to_begin(id, thrift, now) {
             next
         } else {
             (What::Ask(self.end_game_block(id, now)?), 4, silent)
@@ -202,7 +230,7 @@ impl Swarm {
     fn next_to_begin(
         &mut self,
         id: LinkId,
-        saves_seeds: bool,
+        Thrift { saves_seeds, has_enough }: Thrift,
         now: Time,
     ) -> Option<(What, u8, usize)> {
         let pace = self.pace();
@@ -219,6 +247,9 @@ impl Swarm {
             if now.since(link.suggested_at) < pace.suggestion() {
                 return None;
             }
+        }
+        if has_enough && !saved {
+            return None;
         }
         // The first piece of all has the downlink for itself: a reader waits for it.
         let is_first = self.have().is_empty() && !self.pieces.progress().is_empty();

@@ -72,7 +72,7 @@ pub(super) struct Link {
     pub(super) owned: Vec<PieceIndex>,
     pub(super) down: Meter,
     /// The shortest time from a request to its block.
-    latency: Option<Duration>,
+    pub(super) latency: Option<Duration>,
     /// When a block came or, if later, when the first of the open requests was sent.
     pub(super) progress_at: Time,
     /// It did not deliver in time: it is asked for one block at a time until it does.

@@ -45,8 +45,9 @@ impl Pace {
     }
 
     /// So long a peer that does not say that it has a piece keeps others from being served by a
-    /// host that fetches. Lines are taken to be about as fast up as down.
-    pub(super) fn served(self) -> Duration {
+    /// host that fetches, and one that brings nothing of its pieces keeps others from being asked.
+    /// Lines are taken to be about as fast up as down.
+    pub(super) fn turn(self) -> Duration {
         self.at_least(Duration::from_millis(30), 14)
     }
 

@@ -228,6 +228,11 @@ impl PieceTable {
         self.doubtful.contains(&piece)
     }
 
+    /// How many pieces are being verified.
+    pub(super) fn verifying(&self) -> usize {
+        self.verifying.len()
+    }
+
     /// Whether a piece is being verified of which the link sent something.
     pub(super) fn is_verifying_of(&self, link: LinkId) -> bool {
         self.verifying.values().any(|senders| senders.iter().any(|(sender, _)| *sender == link))

@@ -12,7 +12,10 @@
 //! A piece that is on its way to a peer has a *turn*, which ends when the peer says that it has it.
 //! A piece that shares the uplink with many comes late, and until then nobody can pass it on; so
 //! few turns are open at first. But once the peers are busy with each other, each takes only a part
-//! of what the seed could send. So each turn that ended well allows for one more.
+//! of what the seed could send. So turns that ended well allow for more, up to about as many as a
+//! peer fetches at once (`download`), and as fill the time in which nothing comes because words are
+//! on their way. Beyond that, pieces that begin together come together, all late, and until then
+//! the peers have what they have and nothing to swap.
 
 use std::time::Duration;
 
@@ -21,16 +24,20 @@ use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::Message;
 use crate::swarm::interface::{Action, CloseReason, LinkId};
 use crate::swarm::link::Link;
+use crate::swarm::meter::{Meter, bytes_in};
 use crate::swarm::swarm::Swarm;
 
-/// Turns that are open at once at first: while one is being confirmed, others use the uplink.
+/// Turns that are open at once at first: while one is being confirmed, others use the uplink. A
+/// host that fetches serves so many peers.
 const TURNS_FIRST: usize = 4;
+/// The most turns of a seed, where words take no time.
+const TURNS_MAX: usize = 10;
+/// The most peers that a host which fetches serves at once, where words take no time.
+const SERVED_MAX: usize = 8;
 /// Turns of few peers: one has no more than its part of these, but one.
 const TURNS_SHARED: usize = 8;
-/// Peers that a host which fetches serves at once at first.
-const SERVED_FIRST: usize = 4;
-/// So many turns that ended well allow it one more.
-const CONFIRMED_FOR_ONE_MORE: usize = 4;
+/// So many turns that ended well allow one more.
+const CONFIRMED_FOR_ONE_MORE: usize = 2;
 /// So long what a seed sends may take to be confirmed: it fetches nothing and has no pace.
 const TURN_MAX: Duration = Duration::from_secs(6);
 /// So soon a peer asks for what was suggested to it, or another has its turn. The suggestion and
@@ -46,23 +53,40 @@ const SUGGESTIONS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     piece: PieceIndex,
+    /// When it was suggested, or asked for without that.
+    since: Time,
     /// Whether the peer asked for it.
     taken: bool,
     /// When it is over in any case.
     until: Time,
 }
 
+impl Turn {
+    #[cfg(test)]
+    pub(super) fn piece(&self) -> PieceIndex {
+        self.piece
+    }
+}
+
 /// For each piece, to how many peers it was sent or suggested that do not have it yet.
 #[derive(Debug)]
 pub(super) struct Spread {
     coming: Vec<u16>,
-    /// Turns that ended well.
+    /// Turns that ended well, and how many bytes they brought to peers.
     confirmed: usize,
+    up: Meter,
+    /// The shortest time that a peer took to ask for what was suggested to it.
+    taken_in: Option<Duration>,
 }
 
 impl Spread {
     pub(super) fn new(geometry: &Geometry) -> Spread {
-        Spread { coming: vec![0; geometry.piece_count() as usize], confirmed: 0 }
+        Spread {
+            coming: vec![0; geometry.piece_count() as usize],
+            confirmed: 0,
+            up: Meter::default(),
+            taken_in: None,
+        }
     }
 
     /// A link is gone.
@@ -116,17 +140,34 @@ impl Swarm {
         }
         let guided = self.links.values().filter(|link| link.is_guided());
         let served = guided.filter(|link| link.has_turn(now)).count();
-        served >= SERVED_FIRST + self.spread.confirmed / CONFIRMED_FOR_ONE_MORE
+        served
+            >= self.turns_allowed(SERVED_MAX + self.pieces_in(self.latency(), self.down.rate(now)))
+    }
+
+    /// How many turns may be open at once, at most `most`.
+    fn turns_allowed(&self, most: usize) -> usize {
+        (TURNS_FIRST + self.spread.confirmed / CONFIRMED_FOR_ONE_MORE).min(most)
+    }
+
+    /// How many pieces flow in `time` at `rate`.
+    pub(super) fn pieces_in(&self, time: Duration, rate: u64) -> usize {
+        let pieces = bytes_in(rate, time) / u64::from(self.geometry().piece_len());
+        usize::try_from(pieces).unwrap_or(usize::MAX)
     }
 
     /// The peer asked for a part of `piece`.
     pub(super) fn turn_begins(&mut self, id: LinkId, piece: PieceIndex, now: Time) {
-        let until = now + if self.is_complete() { TURN_MAX } else { self.pace().served() };
+        let until = now + if self.is_complete() { TURN_MAX } else { self.pace().turn() };
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.has.contains(piece) {
             return;
         }
         if let Some(turn) = link.turns.iter_mut().find(|turn| turn.piece == piece) {
+            if !turn.taken {
+                let took = now.since(turn.since);
+                let shortest = &mut self.spread.taken_in;
+                *shortest = Some(shortest.map_or(took, |least| least.min(took)));
+            }
             (turn.taken, turn.until) = (true, until);
             return;
         }
@@ -135,7 +176,7 @@ impl Swarm {
             let turn = link.turns.swap_remove(at);
             self.spread.coming[turn.piece.index()] -= 1;
         }
-        link.turns.push(Turn { piece, taken: true, until });
+        link.turns.push(Turn { piece, since: now, taken: true, until });
         link.turn_at = now;
         self.spread.coming[piece.index()] += 1;
     }
@@ -152,7 +193,10 @@ impl Swarm {
         if let Some(at) = link.turns.iter().position(|turn| turn.piece == piece) {
             let turn = link.turns.swap_remove(at);
             self.spread.coming[piece.index()] -= 1;
-            self.spread.confirmed += usize::from(turn.taken);
+            if turn.taken {
+                self.spread.confirmed += 1;
+                self.spread.up.add(now, u64::from(self.pieces.geometry().len_of(piece)));
+            }
             self.suggest(now, out);
         }
     }
@@ -167,14 +211,17 @@ impl Swarm {
         let each = (TURNS_SHARED / served.max(1)).max(1);
         // No peer keeps the others waiting with turns that it does not end.
         let open: usize = self.links.values().map(|link| link.turns.len().min(each)).sum();
-        for _ in open..TURNS_FIRST + self.spread.confirmed {
+        // From a suggestion to the word that the piece is there, words go there and back twice.
+        let words = self.spread.taken_in.unwrap_or_default() * 2;
+        let most = TURNS_MAX + self.pieces_in(words, self.spread.up.rate(now));
+        for _ in open..self.turns_allowed(most) {
             let guided = self.links.iter().filter(|(_, link)| link.is_served() && link.is_guided());
             let roomy = guided.filter(|(_, link)| link.turns.len() < each);
             let next = roomy.min_by_key(|(_, link)| (link.turns.len(), link.turn_at));
             let Some((&id, _)) = next else { return };
             let Some(piece) = self.rarest_for(id) else { return };
             let Some(link) = self.links.get_mut(&id) else { return };
-            link.turns.push(Turn { piece, taken: false, until: now + TAKEN });
+            link.turns.push(Turn { piece, since: now, taken: false, until: now + TAKEN });
             link.turn_at = now;
             self.spread.coming[piece.index()] += 1;
             out.push(Action::Send { link: id, message: Message::Suggest(piece.get()) });

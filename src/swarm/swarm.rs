@@ -500,11 +500,16 @@ impl Swarm {
     /// Whether more links should be dialled: half of all we may have, so that the network stays
     /// connected and there is room for those who dial us.
     fn wants_links(&self) -> bool {
-        let dialling = self.candidates.dialling();
-        let dialled = self.links.values().filter(|link| !link.incoming).count() + dialling;
-        !self.is_complete()
-            && dialled < self.config.links_max.div_ceil(2)
-            && self.links.len() + dialling < self.config.links_max
+        if self.is_complete() || self.links.len() >= self.config.links_max {
+            return false;
+        }
+        let dialled = self.links.values().filter(|link| !link.incoming).count();
+        let most = self.config.links_max.div_ceil(2);
+        // Asked after every input, and there may be many candidates.
+        dialled < most && {
+            let dialling = self.candidates.dialling();
+            dialled + dialling < most && self.links.len() + dialling < self.config.links_max
+        }
     }
 
     fn dial(&mut self, now: Time, out: &mut Vec<Action>) {

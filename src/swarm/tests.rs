@@ -296,6 +296,106 @@ fn a_host_that_fetches_serves_few_until_they_can_pass_it_on() {
     assert!(!host.did(&no(peers[0])));
 }
 
+/// A host with so many peers that have all pieces but the last and serve it.
+fn host_with_peers(pieces: u32, peers: usize) -> (Host, Vec<LinkId>) {
+    let mut host = Host::new(pieces, 0);
+    let mut has = Pieces::all(*host.swarm.geometry());
+    has.remove(host.piece(pieces - 1));
+    let links: Vec<LinkId> = (0..peers).map(|_| host.link()).collect();
+    for link in &links {
+        host.hear(*link, Message::Bitfield(has.to_bytes()));
+        host.hear(*link, Message::Unchoke);
+    }
+    (host, links)
+}
+
+fn pieces_begun(host: &Host) -> usize {
+    host.swarm.links.values().map(|link| link.owned.len()).sum()
+}
+
+#[test]
+fn no_more_pieces_are_begun_than_come_soon() {
+    let (mut host, _) = host_with_peers(100, 25);
+    assert_eq!(pieces_begun(&host), 10);
+    // Nor while the disk has as many to take.
+    let deliver_one = |host: &mut Host| {
+        let links = host.swarm.links.iter().find(|(_, link)| !link.owned.is_empty());
+        let (link, piece) = links.map(|(&id, link)| (id, link.owned[0])).unwrap();
+        for begin in [0, BLOCK_LEN] {
+            assert!(host.deliver(link, block(piece.get(), begin)));
+        }
+        piece
+    };
+    let pieces: Vec<_> = (0..10).map(|_| deliver_one(&mut host)).collect();
+    let begun = pieces_begun(&host);
+    deliver_one(&mut host);
+    assert_eq!(pieces_begun(&host), begun - 1);
+    for piece in pieces {
+        host.input(Input::Stored { piece });
+    }
+    assert_eq!(pieces_begun(&host), 10);
+    // Those who bring nothing do not count.
+    host.pass(Duration::from_millis(100));
+    assert_eq!(pieces_begun(&host), 20);
+}
+
+#[test]
+fn more_pieces_are_begun_when_words_take_long() {
+    let (mut host, links) = host_with_peers(100, 40);
+    host.now = host.now + Duration::from_millis(100);
+    let asked = links.iter().flat_map(|link| {
+        let requests = host.swarm.links[link].requests.iter();
+        requests.map(|request| (*link, block(request.block.piece().get(), request.block.begin())))
+    });
+    for (link, block) in asked.collect::<Vec<_>>() {
+        assert!(host.deliver(link, block));
+    }
+    assert!(pieces_begun(&host) > 20, "{}", pieces_begun(&host));
+}
+
+#[test]
+fn turns_grow_to_what_peers_fetch_at_once_and_more_when_words_take_long() {
+    for (words_ms, most) in [(0, 10..=10), (100, 11..=14)] {
+        let mut host = Host::new(200, 200);
+        let links: Vec<LinkId> = (0..30).map(|_| host.link()).collect();
+        for link in links {
+            host.hear(link, Message::HaveNone);
+            host.hear(link, Message::Interested);
+        }
+        for _ in 0..60 {
+            let links = host.swarm.links.iter().filter(|(_, link)| !link.turns.is_empty());
+            let (&link, _) = links.min_by_key(|(_, link)| link.turn_at).unwrap();
+            let piece = host.swarm.links[&link].turns[0].piece().get();
+            host.now = host.now + Duration::from_millis(words_ms);
+            host.hear(link, Message::Request(block(piece, 0)));
+            host.hear(link, Message::Have(piece));
+        }
+        let open: usize = host.swarm.links.values().map(|link| link.turns.len()).sum();
+        assert!(most.contains(&open), "{open} with {words_ms} ms");
+    }
+}
+
+#[test]
+fn a_host_that_fetches_never_serves_many_at_once() {
+    let mut host = Host::new(200, 100);
+    let links: Vec<LinkId> = (0..20).map(|_| host.link()).collect();
+    for (link, n) in links.iter().zip(0..) {
+        host.hear(*link, Message::HaveNone);
+        host.hear(*link, Message::Interested);
+        for piece in [n, n + 20] {
+            host.hear(*link, Message::Request(block(piece, 0)));
+            host.hear(*link, Message::Have(piece));
+        }
+    }
+    let request = Message::Request(block(99, 0));
+    let refuse = |link| Action::Refuse { link, block: block(99, 0) };
+    let mut is_served = |link: &&LinkId| {
+        host.hear(**link, request.clone());
+        !host.did(&refuse(**link))
+    };
+    assert_eq!(links.iter().filter(&mut is_served).count(), 8);
+}
+
 #[test]
 fn what_a_busy_peer_refuses_is_asked_of_who_has_it_by_then() {
     let mut host = Host::new(4, 0);

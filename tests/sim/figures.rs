@@ -143,10 +143,15 @@ impl Runs {
 
     /// The bounds that every scenario has.
     pub fn wastes_little(&self) -> &Runs {
+        self.wastes_at_most(0.03)
+    }
+
+    /// The same, with another bound for all duplicate bytes.
+    pub fn wastes_at_most(&self, bound: f64) -> &Runs {
         self.at_most(0.01, "duplicate bytes before the end game", |figures| {
             figures.duplicates_early
         });
-        self.at_most(0.03, "duplicate bytes", |figures| figures.duplicates);
+        self.at_most(bound, "duplicate bytes", |figures| figures.duplicates);
         self
     }
 }

@@ -79,19 +79,19 @@ fn the_last_of_2_is_done_soon_after_the_ideal() {
 
 #[test]
 fn the_last_of_8_is_done_soon_after_the_ideal() {
-    arriving_together(8, 1.15);
+    arriving_together(8, 1.1);
 }
 
 #[test]
 fn the_last_of_32_is_done_soon_after_the_ideal() {
-    arriving_together(32, 1.15);
+    arriving_together(32, 1.12);
 }
 
-/// The goal is the cost beyond the ideal at 32, by the logarithms: 0.15 * 7 / 5, so 1.21.
+/// What it costs beyond the ideal grows with the logarithm at most: 0.12 * 7 / 5.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes unoptimised: make sim")]
 fn the_last_of_128_is_done_soon_after_the_ideal() {
-    arriving_together(128, 1.33);
+    arriving_together(128, 1.16);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn without_readers_the_same_holds() {
     let runs = Runs::of("32 leechers, no readers", 1, |seed| {
         plain(seed, PIECES, one_to(32, seeder(), &leecher))
     });
-    runs.wastes_little().at_most(1.18, "of the ideal", |figures| figures.of_ideal);
+    runs.wastes_little().at_most(1.12, "of the ideal", |figures| figures.of_ideal);
 }
 
 #[test]
@@ -110,29 +110,30 @@ fn a_weak_seeder_sends_each_piece_little_more_than_once() {
         let seeder = Plan { line: line(RATE / 10, RATE), ..seeder() };
         plain(seed, 256, one_to(16, seeder, &host()))
     });
-    runs.wastes_little().at_most(1.25, "of the fluid limit", |figures| figures.of_ideal);
-    runs.at_most(1.3, "copies until all was out", |figures| figures.copies_first);
+    runs.wastes_little().at_most(1.1, "of the fluid limit", |figures| figures.of_ideal);
+    runs.at_most(1.1, "copies until all was out", |figures| figures.copies_first);
 }
 
-fn on_slow_lines(mbits: u64, pieces: u32, bound: f64) {
+fn on_slow_lines(mbits: u64, bound: f64, duplicates: f64) {
     let name = format!("16 leechers at once, {mbits} Mbit/s");
     let runs = Runs::of(&name, 1, |seed| {
         let line = line(mbits * MBIT, mbits * MBIT);
-        plain(seed, pieces, one_to(16, Plan { line, ..seeder() }, &Plan { line, ..host() }))
+        plain(seed, 128, one_to(16, Plan { line, ..seeder() }, &Plan { line, ..host() }))
     });
-    runs.wastes_little().at_most(bound, "of the ideal", |figures| figures.of_ideal);
+    runs.wastes_at_most(duplicates).at_most(bound, "of the ideal", |figures| figures.of_ideal);
     runs.at_most(1.3, "copies until all was out", |figures| figures.copies_first);
 }
 
 /// Where a piece takes 84 ms of a line, and the first one that much longer to be passed on.
 #[test]
 fn on_lines_of_25_mbits_the_same_holds() {
-    on_slow_lines(25, 128, 1.3);
+    on_slow_lines(25, 1.25, 0.03);
 }
 
+/// The goal for duplicate bytes is 3 % here, too.
 #[test]
 fn on_lines_of_5_mbits_the_same_holds() {
-    on_slow_lines(5, 128, 1.45);
+    on_slow_lines(5, 1.4, 0.04);
 }
 
 /// What is said waits behind what was sent before, in the queues of a slow line.
@@ -143,7 +144,7 @@ fn late_words_do_not_make_the_seeder_send_twice() {
         let line = Line { latency, ..line(25 * MBIT, 25 * MBIT) };
         plain(seed, 128, one_to(16, Plan { line, ..seeder() }, &Plan { line, ..host() }))
     });
-    runs.wastes_little().at_most(1.45, "of the ideal", |figures| figures.of_ideal);
+    runs.wastes_little().at_most(1.5, "of the ideal", |figures| figures.of_ideal);
     runs.at_most(1.2, "copies until all was out", |figures| figures.copies_first);
 }
 
@@ -154,8 +155,8 @@ fn a_weak_seeder_on_a_slow_line_sends_each_piece_little_more_than_once() {
         let seeder = Plan { line: line(few, many), ..seeder() };
         plain(seed, 128, one_to(16, seeder, &Plan { line: line(many, many), ..host() }))
     });
-    runs.wastes_little().at_most(1.25, "of the fluid limit", |figures| figures.of_ideal);
-    runs.at_most(1.3, "copies until all was out", |figures| figures.copies_first);
+    runs.wastes_little().at_most(1.2, "of the fluid limit", |figures| figures.of_ideal);
+    runs.at_most(1.2, "copies until all was out", |figures| figures.copies_first);
 }
 
 #[test]
@@ -206,11 +207,11 @@ fn with_liars(name: &str, manners: [Manner; 4]) -> Runs {
     })
 }
 
-/// Fails unless the four liars of [`with_liars`] are banned for their first bad piece, and nobody
-/// else is.
-fn are_banned(what: &str, manner: Manner) {
+/// Fails unless the four liars of [`with_liars`] are banned after so many bad pieces, in the mean
+/// of those that one host met, and nobody else is.
+fn are_banned(what: &str, manner: Manner, pieces: f64) {
     let runs = with_liars(what, [manner; 4]);
-    runs.at_most(1.0, "bad pieces for each banned liar at one host", |figures| {
+    runs.at_most(pieces, "bad pieces for each banned liar at one host", |figures| {
         let leechers = figures.world.hosts[5..].iter();
         let rate = leechers.map(|host| host.corrupt as f64 / host.banned.len().max(1) as f64);
         rate.fold(0.0, f64::max)
@@ -226,13 +227,13 @@ fn are_banned(what: &str, manner: Manner) {
 
 #[test]
 fn liars_are_banned_after_one_bad_piece_and_nobody_else_is() {
-    are_banned("12 leechers, 4 send wrong bytes", Manner::Corrupts);
+    are_banned("12 leechers, 4 send wrong bytes", Manner::Corrupts, 1.0);
 }
 
 #[test]
-fn liars_that_turn_late_are_banned_for_their_first_bad_piece_and_nobody_else_is() {
-    // A few pieces for each of the others.
-    are_banned("12 leechers, 4 turn late", Manner::TurnsLate(16 << 20));
+fn liars_that_turn_late_are_banned_for_their_first_bad_pieces_and_nobody_else_is() {
+    // A few pieces for each of the others. A second bad one may come while the first is hashed.
+    are_banned("12 leechers, 4 turn late", Manner::TurnsLate(16 << 20), 1.5);
 }
 
 #[test]
@@ -245,7 +246,7 @@ fn who_gives_nothing_does_not_stop_the_others() {
     runs.at_most(3.0, "longest stall", |figures| figures.stall);
 }
 
-fn some_die(name: &str, silently: bool) {
+fn some_die(name: &str, silently: bool, bound: f64) {
     let runs = Runs::of(name, 1, |seed| {
         let mut rng = Rng::seeded(seed);
         let mut plans = one_to(16, seeder(), &host());
@@ -255,17 +256,18 @@ fn some_die(name: &str, silently: bool) {
         }
         plain(seed, PIECES, plans)
     });
-    runs.at_most(3.0, "longest stall", |figures| figures.stall);
+    runs.at_most(bound, "longest stall", |figures| figures.stall);
 }
 
 #[test]
 fn hosts_may_die_at_any_time() {
-    some_die("half of 16 die", false);
+    some_die("half of 16 die", false, 3.0);
 }
 
 #[test]
 fn hosts_may_go_silent_at_any_time() {
-    some_die("half of 16 go silent", true);
+    // A piece may be asked of two of them, one after the other.
+    some_die("half of 16 go silent", true, 4.0);
 }
 
 #[test]
