@@ -25,6 +25,7 @@ use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::{Message, RawBlock};
 use crate::swarm::interface::{Action, CloseReason, LinkId};
 use crate::swarm::link::Link;
+use crate::swarm::meter::bytes_in;
 use crate::swarm::pace::Pace;
 use crate::swarm::pieces::State;
 use crate::swarm::swarm::{Reader, Swarm};
@@ -36,8 +37,11 @@ const WINDOW_FROM_SEEDS: usize = 16;
 /// Pieces that are begun at once, where words take no time: enough that some come while others wait
 /// for what their peers send to others.
 const BEGUN_MAX: usize = 10;
-/// A second link must be this much faster: less gains nothing.
-const SLOW: Duration = Duration::from_millis(20);
+/// All links together are asked for what flows in this time: more would only wait in the queue of
+/// our line, and all that is said behind it.
+const ASKED_MAX: Duration = Duration::from_secs(1);
+/// What a link was asked for that has been silent for longer is not on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// How long a link that refused a request is not asked, as long as it refuses again and again. The
 /// first time a peer of this program only asks us to come back when it served others.
 const REST: Duration = Duration::from_millis(500);
@@ -98,7 +102,7 @@ impl Swarm {
         let roomy = self.links.iter().filter(|(_, link)| link.has_room(now)).map(|(&id, _)| id);
         let roomy: Vec<LinkId> = roomy.collect();
         roomy.iter().for_each(|id| self.go_on(*id, now, out));
-        loop {
+        while !self.is_asked_for_enough(now) {
             let thrift = self.thrift(now);
             let choices = roomy.iter().filter_map(|id| self.choose(*id, thrift, now));
             let Some(best) = choices.min_by_key(|choice| choice.rank) else { return };
@@ -111,11 +115,17 @@ impl Swarm {
     /// Asks the link for as much as it has room for.
     pub(super) fn fill(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
         self.go_on(id, now, out);
-        while let Some(choice) = self.choose(id, self.thrift(now), now) {
-            if !self.follow(choice, now, out) {
-                return;
-            }
-        }
+        while !self.is_asked_for_enough(now)
+            && let Some(choice) = self.choose(id, self.thrift(now), now)
+            && self.follow(choice, now, out)
+        {}
+    }
+
+    /// Whether as much is on its way from all links together as our line takes in a while.
+    fn is_asked_for_enough(&self, now: Time) -> bool {
+        let most = bytes_in(self.fastest, ASKED_MAX).max(u64::from(self.geometry().piece_len()));
+        let flowing = self.links.values().filter(|link| now.since(link.progress_at) < ON_ITS_WAY);
+        self.fastest > 0 && flowing.map(|link| link.asked).sum::<u64>() >= most
     }
 
     fn ask(&mut self, id: LinkId, block: Block, now: Time, out: &mut Vec<Action>) {
@@ -128,7 +138,9 @@ impl Swarm {
 
     /// Asks the link for the rest of the pieces that it owns.
     fn go_on(&mut self, id: LinkId, now: Time, out: &mut Vec<Action>) {
-        while let Some(link) = self.links.get(&id).filter(|link| link.has_room(now)) {
+        while let Some(link) = self.links.get(&id).filter(|link| link.has_room(now))
+            && !self.is_asked_for_enough(now)
+        {
             let owned = link.owned.iter();
             let free = owned
                 .filter_map(|piece| self.pieces.free_block(*piece, link.block_len(now)))
@@ -244,7 +256,7 @@ impl Swarm {
                 let order = usize::from(picker.availability(piece));
                 return self.may_begin(id, piece).then_some((What::Begin(piece), 3, order));
             }
-            if now.since(link.suggested_at) < pace.suggestion() {
+            if now.since(link.suggested_at) < pace.suggestion(self.links.len()) {
                 return None;
             }
         }
@@ -377,7 +389,7 @@ impl Swarm {
             Some((left, block))
         });
         let (left, block) = slow.max()?;
-        (left > link.time_to_deliver(block.len(), now) * 2 + SLOW).then_some(block)
+        self.is_late(left, link, block, now).then_some(block)
     }
 
     /// A block of a piece that a reader needs now and that its owner is slow to bring.
@@ -389,11 +401,17 @@ impl Swarm {
             return None;
         }
         let (block, left) = owner.awaited(now).find(|(block, _)| block.piece() == piece)?;
-        if left <= link.time_to_deliver(block.len(), now) * 2 + SLOW {
+        if !self.is_late(left, link, block, now) {
             return None;
         }
         let free = self.pieces.free_block(piece, link.block_len(now));
         free.or_else(|| self.may_double(id, block).then_some(block))
+    }
+
+    /// Whether `link` would bring `block` so much sooner than in the time that is `left` that it is
+    /// worth a copy.
+    fn is_late(&self, left: Duration, link: &Link, block: Block, now: Time) -> bool {
+        left > link.time_to_deliver(block.len(), now) * 2 + self.pace().late()
     }
 
     /// Whether the link may be asked for a block that exactly one other is asked for.

@@ -13,6 +13,9 @@ use crate::swarm::meter::time_for;
 /// No wait is longer, however slowly bytes come.
 const LONGEST: Duration = Duration::from_secs(20);
 
+/// How long a host that has got nothing yet waits before it takes what a seed did not offer.
+const UNKNOWN: Duration = Duration::from_secs(8);
+
 /// The time that a piece takes at the rate at which all links together bring bytes; none as long as
 /// they brought nothing. The highest rate so far counts: the rate of now is low because peers fell
 /// silent, and that is no reason to wait for them.
@@ -29,6 +32,12 @@ impl Pace {
         self.0.saturating_mul(pieces).clamp(least, LONGEST)
     }
 
+    /// `least` if anything has come. Who has got nothing yet may be the last to whom a seed turns
+    /// on a slow line: if all asked it for the first piece, it would send that to each of them.
+    fn known_or(self, least: Duration) -> Duration {
+        if self.0.is_zero() { least.max(UNKNOWN) } else { least }
+    }
+
     /// So long a reader waits for others to bring the piece that it needs next.
     pub(super) fn patience(self) -> Duration {
         self.at_least(Duration::from_millis(250), 30)
@@ -36,12 +45,15 @@ impl Pace {
 
     /// So long it waits before a seed is asked that should rather send what nobody has.
     pub(super) fn patience_with_seed(self) -> Duration {
-        self.at_least(Duration::from_secs(1), 100)
+        self.at_least(self.known_or(Duration::from_secs(1)), 100)
     }
 
-    /// So long we wait for a seed to suggest something before we ask it for what we like.
-    pub(super) fn suggestion(self) -> Duration {
-        self.at_least(Duration::from_secs(2), 40)
+    /// So long we wait for a seed to suggest something before we ask it for what we like: it has
+    /// `links` others to serve, too.
+    pub(super) fn suggestion(self, links: usize) -> Duration {
+        let pieces = links.saturating_mul(3).max(40);
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        self.at_least(self.known_or(Duration::from_secs(2)), pieces)
     }
 
     /// So long a peer that does not say that it has a piece keeps others from being served by a
@@ -49,6 +61,12 @@ impl Pace {
     /// Lines are taken to be about as fast up as down.
     pub(super) fn turn(self) -> Duration {
         self.at_least(Duration::from_millis(30), 14)
+    }
+
+    /// So much longer than another a link has to be to bring a block, that the other is asked for
+    /// it as well. What comes late waits in the queue of a line, and the copy would wait there too.
+    pub(super) fn late(self) -> Duration {
+        self.at_least(Duration::from_millis(20), 10)
     }
 
     /// So long a link that was asked for something may bring nothing.

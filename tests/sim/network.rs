@@ -5,7 +5,8 @@
 //! says when a block counts as sent, and a window, its fair part of the queue before the receiver's
 //! downlink ([`PORT_QUEUE`]), which is where congestion control settles. A host's uplink sends one
 //! segment at a time and goes round its pipes; its downlink takes segments as they come. A message
-//! on a pipe with nothing in it costs latency and no bandwidth.
+//! on a pipe with nothing in it costs latency and no bandwidth, unless the receiver's line has a
+//! queue of its own ([`Line::queue`]): there it waits behind what others sent.
 //!
 //! What is left out: loss, slow start, the time that an acknowledgement takes, and CPUs.
 
@@ -21,7 +22,8 @@ use torrent_cache::swarm::LinkId;
 const SEGMENT: u64 = 16 << 10;
 /// Bytes that a socket holds before its writer waits.
 const SOCKET_BUFFER: u64 = 256 << 10;
-/// Bytes that wait before a downlink, of all pipes together; each has two segments in any case.
+/// Bytes that wait before a downlink, of all pipes together, if its line does not say otherwise;
+/// each pipe has two segments in any case.
 const PORT_QUEUE: u64 = 512 << 10;
 /// What a message costs on a wire that is busy, its packet included.
 const MESSAGE: u64 = 80;
@@ -82,6 +84,8 @@ pub struct Line {
     pub down: u64,
     /// From the host to the middle of the network, or back.
     pub latency: Duration,
+    /// Bytes that wait before its downlink, and that messages wait behind.
+    pub queue: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -186,10 +190,11 @@ impl Network {
     pub fn send(&mut self, now: Time, link: LinkId, item: Item, out: &mut Vec<Effect>) {
         let Some((from, to)) = self.ends(link) else { return };
         let (latency, reaches) = (self.latency(from, to), self.reaches(from, to));
+        let waits = self.stations[to].line.queue.is_some();
         let pipe = self.pipe(link);
         let was_busy = pipe.is_busy();
         let left = match &item {
-            Item::Message(_) if reaches && !was_busy => {
+            Item::Message(_) if reaches && !was_busy && !waits => {
                 let (item, at) = (Some(item), now + latency);
                 return out.push(Effect::Came { pipe: link, len: 0, item, at });
             }
@@ -223,7 +228,9 @@ impl Network {
     /// The pipe takes turns with the others of its uplink, if it has something to send and may.
     fn enter_round(&mut self, link: LinkId) {
         let Some((from, to)) = self.ends(link) else { return };
-        let window = (PORT_QUEUE / self.stations[to].incoming.max(1)).max(2 * SEGMENT);
+        let receiver = &self.stations[to];
+        let queue = receiver.line.queue.unwrap_or(PORT_QUEUE);
+        let window = (queue / receiver.incoming.max(1)).max(2 * SEGMENT);
         let reaches = self.reaches(from, to);
         let pipe = self.pipe(link);
         if reaches && !pipe.in_round && !pipe.queue.is_empty() && pipe.under_way < window {

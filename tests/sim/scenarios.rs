@@ -18,7 +18,7 @@ const PIECE_LEN: u32 = 256 << 10;
 const PIECES: u32 = 512;
 
 fn line(up: u64, down: u64) -> Line {
-    Line { up, down, latency: Duration::from_micros(50) }
+    Line { up, down, latency: Duration::from_micros(50), queue: None }
 }
 
 fn host() -> Plan {
@@ -146,6 +146,17 @@ fn late_words_do_not_make_the_seeder_send_twice() {
     });
     runs.wastes_little().at_most(1.5, "of the ideal", |figures| figures.of_ideal);
     runs.at_most(1.2, "copies until all was out", |figures| figures.copies_first);
+}
+
+/// A line that holds back what is sent and said for most of a second.
+#[test]
+fn a_long_queue_before_a_slow_line_does_not_make_hosts_send_twice() {
+    let runs = Runs::of("31 leechers, 10 Mbit/s, queues of 1 MiB", 1, |seed| {
+        let line = Line { queue: Some(1 << 20), ..line(10 * MBIT, 10 * MBIT) };
+        plain(seed, 64, one_to(31, Plan { line, ..seeder() }, &Plan { line, ..host() }))
+    });
+    runs.wastes_little().at_most(1.65, "of the ideal", |figures| figures.of_ideal);
+    runs.at_most(1.25, "copies until all was out", |figures| figures.copies_first);
 }
 
 #[test]
