@@ -287,6 +287,8 @@ pub const FILL_ATTEMPTS_MAX: u32 = 6;
 pub const SWARM_ALONE: Duration = Duration::from_secs(30);
 /// A swarm slower than this (bytes per second) gets help when it is not known how fast upstream is.
 pub const SWARM_RATE_MIN: u64 = 256 << 10;
+/// Upstreams of which it is known how fast they are; when full, all are forgotten.
+pub const UPSTREAM_RATES_MAX: usize = 256;
 /// A closed range up to this long is passed through on a miss, without fetching the whole blob.
 pub const DIRECT_RANGE_LEN_MAX: u64 = 8 << 20;
 /// The first run of pieces that upstream takes beside a swarm; each further run is twice as long.

@@ -27,6 +27,7 @@ use crate::fetch::{Fetcher, Transfer};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::PieceIndex;
+use crate::proto::http1::Url;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::Layout;
 use crate::store::{Partial, SeedEntry, StoreError};
@@ -165,6 +166,11 @@ impl Job {
     /// Where its bytes are.
     pub(super) fn place(&self) -> Place {
         Place { origin: self.origin.lock().clone(), layout: self.layout.get().cloned() }
+    }
+
+    /// Where who asked last wants it from.
+    fn url(&self) -> Url {
+        self.origin.lock().url.clone()
     }
 
     /// The files of a delta, once the job is open; `None`: the blob is one file.
@@ -460,7 +466,8 @@ impl Conductor {
                 })
             }
         };
-        let upstream_rate = self.fetcher.upstream_rate();
+        let upstream = self.job.url();
+        let upstream_rate = self.fetcher.rates.lock().of(&upstream);
         Ok(View { now, started_at: self.started_at, swarm, fill, upstream_rate })
     }
 
@@ -530,7 +537,8 @@ impl Conductor {
             self.failures = 0;
         }
         if let Some(rate) = gauge.rate() {
-            self.fetcher.saw_upstream_rate(rate);
+            let upstream = self.job.url();
+            self.fetcher.rates.lock().saw(&upstream, rate);
         }
     }
 
@@ -736,7 +744,7 @@ mod tests {
     use crate::fetch::room::Room;
     use crate::net::tls::Roots;
     use crate::proto::geometry::Span;
-    use crate::proto::http1::{Headers, Url};
+    use crate::proto::http1::Headers;
     use crate::proto::ostree::Checksum;
     use crate::store::{Max, Store, StoreConfig};
     use crate::upstream::{Upstream, UpstreamConfig};

@@ -23,6 +23,7 @@ mod lanes;
 mod open;
 mod pieces;
 mod pulls;
+mod rates;
 mod reader;
 mod recheck;
 mod republish;
@@ -37,7 +38,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::access::Offline;
 pub use self::delta::DeltaRequest;
@@ -66,6 +66,7 @@ use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
 use self::pulls::Pulls;
+use self::rates::Rates;
 use self::recheck::Recheck;
 use self::room::Room;
 use self::roots::Judged;
@@ -122,7 +123,7 @@ pub struct Fetcher {
     recheck: Arc<Recheck>,
     recent: Ranked<VecDeque<Transfer>>,
     threads: Ranked<Vec<thread::Handle>>,
-    upstream_rate: AtomicU64,
+    rates: Ranked<Rates>,
     /// The archive repositories of this host.
     repositories: Vec<PathBuf>,
     judged: Arc<Judged>,
@@ -191,7 +192,7 @@ impl Fetcher {
             recheck,
             recent: Ranked::new(Rank::Status, VecDeque::new()),
             threads: Ranked::new(Rank::Leaf, Vec::new()),
-            upstream_rate: AtomicU64::new(0),
+            rates: Ranked::new(Rank::Leaf, Rates::default()),
             repositories: policy.repositories,
             judged: Judged::new(),
             stop: Stop::new(),
@@ -289,18 +290,6 @@ impl Fetcher {
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(handle);
-    }
-
-    /// The fastest that a stream from upstream was lately, in bytes per second.
-    fn upstream_rate(&self) -> Option<u64> {
-        Some(self.upstream_rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
-    }
-
-    fn saw_upstream_rate(&self, rate: u64) {
-        // Rises at once, falls by a quarter of the way: one slow stream says little.
-        let known = self.upstream_rate.load(Ordering::Relaxed);
-        let next = if rate >= known { rate } else { known - (known - rate) / 4 };
-        self.upstream_rate.store(next, Ordering::Relaxed);
     }
 
     /// Passes over a catalog's entry that led to wrong bytes, and takes it out of the catalog.

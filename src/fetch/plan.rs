@@ -21,7 +21,7 @@ pub struct View {
     pub swarm: Option<SwarmView>,
     /// The stream from upstream.
     pub fill: FillView,
-    /// The fastest that upstream has been lately, in bytes per second.
+    /// The fastest that this upstream has been lately, in bytes per second.
     pub upstream_rate: Option<u64>,
 }
 
