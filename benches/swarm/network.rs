@@ -18,6 +18,8 @@ const INSIDE: &str = "BENCH_SWARM_INSIDE";
 const BURST: &str = "64k";
 /// How much waits before a line; what is more is lost. Ports of switches have as much.
 const QUEUE: &str = "1m";
+/// Hosts have numbers up to this one.
+const NUMBER_MAX: u8 = 48;
 /// The longest packet: six times the usual one. For each packet a line sets a timer, and with more
 /// of them that is what the CPUs would do.
 pub const MTU: u32 = 9000;
@@ -39,8 +41,12 @@ pub struct Host {
 /// Goes on in a namespace of its own, with a switch in it and 10.77.0.1 as the address there.
 pub fn enter() {
     if std::env::var_os(INSIDE).is_some() {
-        sh("ip link set lo up && ip link add switch mtu 9000 type bridge \
-            && ip address add 10.77.0.1/24 dev switch && ip link set switch up");
+        sh(&format!(
+            "ip link set lo up && ip link add switch address {} mtu {MTU} type bridge \
+             && ip address add 10.77.0.1/24 dev switch && ip link set switch up && {}",
+            ethernet(1),
+            neighbours("switch"),
+        ));
         return;
     }
     let root = std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0);
@@ -58,7 +64,11 @@ pub fn enter() {
 
 impl Host {
     /// The host 10.77.0.`number` behind `line`, or one behind none.
+    ///
+    /// # Panics
+    /// If there is no such host.
     pub fn new(number: u8, line: Option<Line>) -> Host {
+        assert!(number <= NUMBER_MAX, "the others have no address of host {number}");
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c", "echo ready && exec sleep infinity"]);
         sys::end_with_parent(&mut command);
@@ -67,12 +77,15 @@ impl Host {
         let host = Host { address: Ipv4Addr::new(10, 77, 0, number), holder };
         sh(&format!(
             "ip link add port{number} mtu {MTU} type veth \
-             peer name eth0 mtu {MTU} netns {} && ip link set port{number} master switch up",
+             peer name eth0 address {} mtu {MTU} netns {} \
+             && ip link set port{number} master switch up",
+            ethernet(number),
             host.pid()
         ));
         host.sh(&format!(
-            "ip link set lo up && ip address add {}/24 dev eth0 && ip link set eth0 up",
-            host.address
+            "ip link set lo up && ip address add {}/24 dev eth0 && ip link set eth0 up && {}",
+            host.address,
+            neighbours("eth0"),
         ));
         if let Some(line) = line {
             host.sh(&shape("eth0", line.up));
@@ -104,6 +117,21 @@ impl Host {
         command.args(["sh", "-c", line]);
         run(command, line);
     }
+}
+
+/// The Ethernet address of a host.
+fn ethernet(number: u8) -> String {
+    format!("02:0a:4d:00:00:{number:02x}")
+}
+
+/// A command that tells a host where all others are. What hosts learn of each other by asking is in
+/// one table of the machine, with room for 1,024: 32 hosts that all talk to each other fill it.
+fn neighbours(device: &str) -> String {
+    let all = (1..=NUMBER_MAX).map(|number| {
+        let address = ethernet(number);
+        format!("neigh add 10.77.0.{number} lladdr {address} nud permanent dev {device}\\n")
+    });
+    format!("printf '{}' | ip -batch -", all.collect::<String>())
 }
 
 /// Bounds what leaves through `device`.
