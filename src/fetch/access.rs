@@ -59,6 +59,7 @@ impl fmt::Display for UnknownOffline {
 }
 
 /// Who asks for what from where.
+#[derive(PartialEq, Eq)]
 pub(super) struct Claimant {
     scope: Scope,
     credential: Credential,

@@ -18,6 +18,7 @@ use crate::base::mailbox::{Receiver, Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::thread::{self, Role};
 use crate::engine::Membership;
+use crate::fetch::access::Claimant;
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
 use crate::fetch::pieces;
@@ -42,10 +43,13 @@ enum Event {
     Judged(Option<Verdict>),
     /// A part of a delta was wrong and is missing again.
     TakenBack,
+    /// Somebody else asks for it now.
+    OtherOrigin,
     Cancel,
 }
 
-/// Events that wait for one conductor: the follower sends one, each stream one.
+/// Events that wait for one conductor: the follower sends one, each stream one; of readers there
+/// may be more.
 const EVENTS_MAX: usize = 16;
 
 /// What comes of hashing the pieces; `None`: the program stops, or the job has failed.
@@ -178,8 +182,13 @@ impl Job {
         self.layout.get()
     }
 
+    /// Takes over the origin of a reader that was let in.
     pub(super) fn set_origin(&self, origin: &Origin) {
-        *self.origin.lock() = origin.clone();
+        let before = std::mem::replace(&mut *self.origin.lock(), origin.clone());
+        if Claimant::of(&before) != Claimant::of(origin) {
+            // A full queue means that the conductor has enough to wake for.
+            let _ = self.events.try_send(Event::OtherOrigin);
+        }
     }
 
     pub(super) fn is_in_swarm(&self) -> bool {
@@ -242,7 +251,10 @@ pub(super) struct Conductor {
     failures: u32,
     ended_at: Option<Time>,
     found_nothing: bool,
-    refused: bool,
+    /// As whom the upstream was asked last.
+    asked_as: Option<Claimant>,
+    /// Whom it has said no to.
+    refused: Option<Claimant>,
     run_len: u64,
     wrong_piece: Option<(PieceIndex, Sha1Hash)>,
     upstream_bytes: u64,
@@ -297,7 +309,8 @@ impl Conductor {
             failures: 0,
             ended_at: None,
             found_nothing: false,
-            refused: false,
+            asked_as: None,
+            refused: None,
             run_len: limits::FILL_RUN_LEN_MIN,
             wrong_piece: None,
             upstream_bytes,
@@ -409,6 +422,8 @@ impl Conductor {
                         self.settle(&gauge);
                     }
                 }
+                // The step looks at it.
+                Ok(Event::OtherOrigin) => {}
                 Ok(Event::Cancel) => return Some((Failure::Sources, "given up".into())),
                 Err(_) => {}
             }
@@ -416,6 +431,13 @@ impl Conductor {
                 return Some((Failure::Sources, "the program stops".into()));
             }
         }
+    }
+
+    /// Whether the upstream has said no to who asked last. With the credential of another it may say
+    /// yes: a token expires, and a client that was let in comes with a new one.
+    fn is_refused(&self) -> bool {
+        let origin = || self.job.origin.lock().clone();
+        self.refused.as_ref().is_some_and(|refused| *refused == Claimant::of(&origin()))
     }
 
     /// Does what is due and says when to look again.
@@ -448,7 +470,7 @@ impl Conductor {
                 failures: self.failures,
                 ended_at: self.ended_at,
                 found_nothing: self.found_nothing,
-                refused: self.refused,
+                refused: self.is_refused(),
             },
         };
         let swarm = match &self.membership {
@@ -473,9 +495,11 @@ impl Conductor {
 
     fn start_fill(&mut self, begun: Option<Stream>, steal: bool) {
         let gauge = Arc::new(Gauge::new(Time::now()));
+        let place = self.job.place();
+        self.asked_as = Some(Claimant::of(&place.origin));
         let fill = Fill {
             upstream: self.fetcher.upstream(),
-            place: self.job.place(),
+            place,
             partial: Arc::clone(&self.partial),
             gauge: Arc::clone(&gauge),
         };
@@ -578,12 +602,13 @@ impl Conductor {
                 return Some((Failure::WrongDigest, error.to_string()));
             }
             Err(error) => {
-                self.refused = matches!(&error, FillError::Upstream(error) if is_final(error));
+                let is_refused = matches!(&error, FillError::Upstream(error) if is_final(error));
+                self.refused = self.asked_as.take().filter(|_| is_refused);
                 self.is_other_len =
                     matches!(&error, FillError::Upstream(UpstreamError::OtherLength { .. }));
                 self.fill_failed(error.to_string());
                 if let (true, FillError::Upstream(UpstreamError::Status(answer))) =
-                    (self.refused, error)
+                    (is_refused, error)
                 {
                     let _ = self.job.refusal.set(*answer);
                 }

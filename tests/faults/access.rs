@@ -136,6 +136,46 @@ fn a_refused_reader_starts_nothing_and_harms_no_other() {
     assert_eq!(blobs_kept(&third), 0);
 }
 
+/// The catalog knows a blob that no peer has any more, and who asks first has a token that expires
+/// before the blob is asked for.
+#[test]
+fn a_token_that_expired_stops_nobody_who_comes_with_a_fresh_one() {
+    let blob = random_blob(55, 2 * MIB);
+    let held = blob.clone();
+    let is_old = |request: &Request| request.header("authorization") == Some("Bearer good");
+    let has_expired = Arc::new(AtomicBool::new(false));
+    let expired = Arc::clone(&has_expired);
+    let origin = Origin::start(move |request| {
+        let is_refused = is_old(request) && expired.load(Ordering::SeqCst);
+        match is_refused && request.line.starts_with("GET") {
+            true => vec![answer(&["HTTP/1.1 401 Unauthorized", "Content-Length: 0"], b"")],
+            false => private(request, &held),
+        }
+    });
+    let tracker = Program::tracker("tracker", &[]);
+    let (registry, announce) = (format!("http://{}", origin.addr()), tracker.announce_url());
+    let options = [
+        ("REGISTRY_LOCATION", registry.as_str()),
+        ("ETCD_PORT", tracker.option("ETCD_PORT")),
+        ("TRACKER", &announce),
+    ];
+    let mut first = Program::client("first", &options);
+    ask(&first, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_catalogued(tracker.option("ETCD_PORT"), &blob);
+    first.stop();
+    has_expired.store(true, Ordering::SeqCst);
+    let second = Program::client("second", &options);
+    std::thread::scope(|scope| {
+        let before = scope.spawn(|| ask(&second, "secret", &blob, "good", &[]));
+        wait_for("the refusal", || {
+            let refused = |request: &Request| request.line.starts_with("GET") && is_old(request);
+            (origin.seen().iter().filter(|request| refused(request)).count() == 2).then_some(())
+        });
+        ask(&second, "secret", &blob, "better", &[]).assert_is(200, &blob.bytes);
+        before.join().expect("curl ran").assert_is(200, &blob.bytes);
+    });
+}
+
 /// A registry keeps its blobs in a storage that takes a signed URL for the method that it was
 /// signed for, and no other.
 #[test]
