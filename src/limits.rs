@@ -279,7 +279,8 @@ pub const TRACKER_SEEDER_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 // Fetching.
 
 /// A stream from upstream that brings nothing for this long is left and another started. Longer
-/// than [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow.
+/// than [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow. Who
+/// waits for the first byte of another's question asks by itself after as long.
 pub const FILL_STALLED: Duration = Duration::from_secs(8);
 /// Attempts at upstream without one byte between them before it is given up.
 pub const FILL_ATTEMPTS_MAX: u32 = 6;
@@ -381,8 +382,10 @@ pub const FILES_IN_MEMORY_MAX: u64 = 4 * FILE_CHANGING_LEN_MAX as u64;
 pub const FILE_ATTEMPTS_MAX: u32 = 3;
 /// The pause before the second of them; each is twice as long as the one before.
 pub const FILE_RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// How long a request waits for another one of the same URL before it asks by itself.
-pub const FILE_FLIGHT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request waits for another one of the same URL that gets on before it asks by itself:
+/// below the 30 s of silence after which clients give up. One that does not get on is waited for as
+/// a stream from upstream is, [`FILL_STALLED`].
+pub const FILE_FLIGHT_PATIENCE: Duration = Duration::from_secs(20);
 /// URLs that are waited for at once; when full, each request asks by itself.
 pub const FILE_FLIGHTS_MAX: usize = 4096;
 /// How long an upstream that did not answer is not asked about what there is a copy of.

@@ -75,6 +75,8 @@ pub(super) enum Opened {
     No,
     /// The upstream did not answer, and would not answer others.
     TimedOut,
+    /// The leader is still at it.
+    NotYet,
 }
 
 /// Why a job that was open ended without the blob.
@@ -121,13 +123,14 @@ impl Job {
         }
     }
 
-    /// Waits until the leader has opened the job, or could not.
-    pub(super) fn opened(&self) -> Opened {
+    /// Waits until the leader has opened the job, or could not, at most until `deadline`.
+    pub(super) fn opened(&self, deadline: Time) -> Opened {
         thread::before_wait();
         let mut phase = self.phase.lock();
         loop {
             match &*phase {
-                Phase::Opening => phase = self.changed.wait(phase),
+                Phase::Opening if Time::now() >= deadline => return Opened::NotYet,
+                Phase::Opening => phase = self.changed.wait_until(phase, deadline),
                 Phase::Open(partial) => return Opened::Yes(Arc::clone(partial)),
                 Phase::Closed => return Opened::No,
                 Phase::TimedOut => return Opened::TimedOut,

@@ -145,6 +145,12 @@ impl Fetcher {
     }
 
     fn open_once(self: &Arc<Self>, request: &BlobRequest) -> Result<Reader, FetchError> {
+        // The upstream may have forgotten the leader's question alone. A superblock is asked for
+        // more than once, and taken whole, before the job of a delta opens.
+        let patience = match request.file {
+            Some(_) => limits::READER_PATIENCE,
+            None => limits::FILL_STALLED,
+        };
         loop {
             if let Some(reader) = self.stored(request)? {
                 return Ok(reader);
@@ -160,7 +166,7 @@ impl Fetcher {
                     }
                     return reader;
                 }
-                Seat::Follower(job) => match job.opened() {
+                Seat::Follower(job) => match job.opened(Time::now() + patience) {
                     Opened::Yes(partial) => return self.join(request, &job, &partial),
                     // One after the other, each would wait as long in vain.
                     Opened::TimedOut if self.standing(request) == Standing::Unknown => {
@@ -168,6 +174,7 @@ impl Fetcher {
                     }
                     // The leader's failure may be its own, such as its credential: ask anew.
                     Opened::TimedOut | Opened::No => {}
+                    Opened::NotYet => return self.pass(request),
                 },
                 Seat::Standing => return self.pass(request),
             }

@@ -1,5 +1,6 @@
 //! Upstreams that refuse, stall, break off and lie.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::curl::curl;
@@ -9,6 +10,7 @@ use crate::support::faults::Fault;
 use crate::support::image::Blob;
 use crate::support::origin::{Origin, Step, answer, whole};
 use crate::support::torrent_cache::Program;
+use crate::support::wait_for;
 use torrent_cache::base::rng::Rng;
 use torrent_cache::limits;
 
@@ -151,6 +153,26 @@ fn readers_of_an_upstream_that_does_not_answer_wait_no_longer_than_one() {
         }
     });
     assert!(start.elapsed() < 2 * limits::UPSTREAM_FIRST_BYTE, "{:?}", start.elapsed());
+}
+
+/// The upstream has forgotten one request, and answers all others.
+#[test]
+fn who_comes_second_does_not_wait_for_an_answer_that_only_the_first_is_not_given() {
+    let blob = random_blob(27, MIB);
+    let (held, asked) = (blob.clone(), AtomicUsize::new(0));
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => vec![Step::Stall],
+        _ => vec![whole(&held.bytes)],
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| pull(&client, &blob, &[]));
+        wait_for("the first question", || (!origin.seen().is_empty()).then_some(()));
+        pull(&client, &blob, &[]).assert_is(200, &blob.bytes);
+        assert!(!first.is_finished(), "the second has waited for the first");
+        assert_eq!(first.join().expect("curl ran").status, 504);
+    });
 }
 
 #[test]

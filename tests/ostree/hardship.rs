@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::deltas::{MISMATCHES, asked, pull, through, with_delta};
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::origin::{Origin, answer, whole};
-use crate::support::ostree::Host;
+use crate::support::ostree::{Host, archived};
 use crate::support::site::Site;
 use crate::support::torrent_cache::Program;
 use crate::support::{PATIENCE, wait_for};
@@ -106,6 +106,27 @@ fn with_little_room(addr: SocketAddr) -> TcpStream {
     socket.set_recv_buffer_size(64 << 10).expect("a size");
     socket.connect(&addr.into()).expect("it listens");
     socket.into()
+}
+
+/// An object is sent while it comes, so as fast as the host that asked first takes it; libostree
+/// gives up after 30 seconds of silence.
+#[test]
+fn who_pulls_slowly_holds_up_nobody_else() {
+    let (path, bytes) = archived(&vec![7; 24 * MIB], 0x8000);
+    let upstream = Origin::always(vec![whole(&bytes)]);
+    let url = format!("http://{}/repo/{path}", upstream.addr());
+    let client = Program::client("client", &[]);
+    let mut slow = with_little_room(client.addr());
+    slow.set_read_timeout(Some(PATIENCE)).expect("a time to wait");
+    let request = format!("GET {url} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    slow.write_all(request.as_bytes()).expect("it reads");
+    assert_eq!(slow.peek(&mut [0]).expect("an answer"), 1, "{}", client.log());
+    let silence = ["--speed-limit", "1000", "--speed-time", "30"];
+    let (status, got) = through(&client, &url, &silence);
+    assert!(status == 200 && got == bytes, "{status}, {} bytes: {}", got.len(), client.log());
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).expect("the rest");
+    assert!(answer.ends_with(&bytes), "{} bytes", answer.len());
 }
 
 /// Files that may change, as long as they may be to be kept, for clients that do not read.

@@ -117,6 +117,9 @@ impl Arriving {
     /// Cuts `next` to what came of it, which goes to the disk and through the hash.
     fn take(&mut self, len: usize) {
         self.next.truncate(len);
+        if let Some(flight) = self.flight.as_ref().filter(|_| len > 0) {
+            flight.gets_on();
+        }
         if let Some(check) = &mut self.check {
             check.update(&self.next);
         }

@@ -1,4 +1,4 @@
-//! Requests for one URL: the first asks the upstream, the others wait for it.
+//! Requests for one URL: the first asks the upstream, the others wait for it while it gets on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,8 +14,15 @@ pub struct Flights(Arc<Ranked<HashMap<String, Arc<Leg>>>>);
 /// What the others wait for.
 #[derive(Debug)]
 pub struct Leg {
-    state: Ranked<State>,
-    ended: Signal,
+    course: Ranked<Course>,
+    changed: Signal,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    state: State,
+    /// Until when the others wait if they hear nothing more.
+    due: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,19 +33,23 @@ enum State {
 }
 
 impl Leg {
-    /// Waits until the leader is done, at most `patience`; whether what it asked for is here.
+    /// Waits until the leader is done, stalls, or has taken `patience`; whether what it asked for is
+    /// here.
     pub fn wait(&self, patience: Duration) -> bool {
         let deadline = Time::now() + patience;
-        let mut state = self.state.lock();
-        while *state == State::Up && Time::now() < deadline {
-            state = self.ended.wait_until(state, deadline);
+        let mut course = self.course.lock();
+        loop {
+            let until = course.due.min(deadline);
+            if course.state != State::Up || Time::now() >= until {
+                return course.state == State::Landed;
+            }
+            course = self.changed.wait_until(course, until);
         }
-        *state == State::Landed
     }
 
     fn end(&self, how: State) {
-        *self.state.lock() = how;
-        self.ended.wake_all();
+        self.course.lock().state = how;
+        self.changed.wake_all();
     }
 }
 
@@ -55,6 +66,16 @@ impl Flight {
     /// One that nobody waits for.
     pub fn alone() -> Flight {
         Flight(None)
+    }
+
+    /// The upstream is asked, or has sent something: from now on it has
+    /// [`limits::FILL_STALLED`] to send more.
+    pub fn gets_on(&self) {
+        if let Some((_, _, leg)) = &self.0 {
+            leg.course.lock().due = Time::now() + limits::FILL_STALLED;
+            // It may be earlier than before.
+            leg.changed.wake_all();
+        }
     }
 
     /// What was asked for is here.
@@ -101,8 +122,9 @@ impl Flights {
         if all.len() >= limits::FILE_FLIGHTS_MAX {
             return Seat::Standing;
         }
-        let state = Ranked::new(Rank::Leaf, State::Up);
-        let leg = Arc::new(Leg { state, ended: Signal::new() });
+        let due = Time::now() + limits::FILE_FLIGHT_PATIENCE;
+        let course = Ranked::new(Rank::Leaf, Course { state: State::Up, due });
+        let leg = Arc::new(Leg { course, changed: Signal::new() });
         all.insert(url.to_owned(), Arc::clone(&leg));
         Seat::Leader(Flight(Some((Flights(Arc::clone(&self.0)), url.to_owned(), leg))))
     }

@@ -256,6 +256,7 @@ impl Fetcher {
         let copy = self.store().file(&asker.url).filter(|file| file.meta().public);
         let known = copy.as_ref().filter(|file| file.meta().status == 200);
         let known = known.map(|file| file.meta().headers.clone());
+        flight.gets_on();
         match self.ask_for_file(asker, known.as_ref()) {
             Ok(FileAnswer::Same(_)) => {
                 self.grant_repository(asker);
@@ -434,6 +435,7 @@ impl Fetcher {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            flight.gets_on();
             let body = match self.ask_for_file(asker, None) {
                 Ok(FileAnswer::Body(body)) => body,
                 Ok(FileAnswer::Same(_)) => {
