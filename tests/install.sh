@@ -21,6 +21,8 @@ if ((${#packages[@]} == 0)); then
   packages+=(aria2 opentracker python3-libtorrent transmission-cli)
   # A wall clock that jumps, for tests/faults.
   packages+=(libfaketime)
+  # A disk that fails, for the same.
+  packages+=(strace)
   # What the program is packaged for, for tests/packaging.
   packages+=(systemd systemd-container dbus openssl dpkg-dev lintian groff mandoc bash zsh fish)
   packages+=(python3-venv)

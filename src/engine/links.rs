@@ -34,6 +34,7 @@ use crate::limits::{
 };
 use crate::log_limited;
 use crate::net::tcp;
+use crate::proto::blob::BlobName;
 use crate::proto::peer::{HANDSHAKE_LEN, Handshake, PeerError, PeerId};
 use crate::store::{Store, StoreError};
 use crate::swarm::LinkId;
@@ -212,6 +213,11 @@ impl Links {
             table.banned.pop_front();
         }
         table.banned.push_back(banned);
+    }
+
+    /// The whole blob of this name could not be read.
+    pub(super) fn doubt(&self, name: &BlobName) {
+        self.store.doubt(name);
     }
 
     /// Whether peers at this address are talked to.

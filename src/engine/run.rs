@@ -451,6 +451,12 @@ impl Run {
     fn link_down(&mut self, link: LinkId, end: &LinkEnd) {
         let Some(open) = self.open.remove(&link) else { return };
         log::debug!("peer {}: {end}", open.address);
+        if let (LinkEnd::File(_), Some(member)) = (end, self.members.get(&open.member))
+            && let Role::Serve(blob) = &member.role
+        {
+            log_limited!(warn, "blob {} cannot be read for a peer: {end}", blob.name());
+            self.links.doubt(&blob.name());
+        }
         match end.blame() {
             Some(Blame::Peer) => figures::LINKS_FAILED_THEIRS.add(1),
             Some(_) => figures::LINKS_FAILED_OURS.add(1),

@@ -14,6 +14,7 @@ pub mod plan;
 
 mod access;
 mod delta;
+mod detour;
 mod files;
 mod fill;
 mod follow;
@@ -59,7 +60,7 @@ use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::metainfo::Metainfo;
 use crate::store::{Blob, Partial, SeedEntry, Store, StoreError};
-use crate::upstream::Upstream;
+use crate::upstream::{Origin, Upstream};
 
 use self::delta::Deltas;
 use self::files::{Flights, Outages, Unpacker};
@@ -67,6 +68,7 @@ use self::grants::Grants;
 use self::job::Job;
 use self::pulls::Pulls;
 use self::rates::Rates;
+use self::reader::Stored;
 use self::recheck::Recheck;
 use self::room::Room;
 use self::roots::Judged;
@@ -171,6 +173,8 @@ impl Fetcher {
         // One word is enough: all that are sealed are settled together.
         let (to_settle, sealed) = mailbox(1);
         let (recheck, suspects) = Recheck::new();
+        let doubted = Arc::clone(&recheck);
+        parts.store.on_doubt(move |name| doubted.is_suspect(name));
         let fetcher = Arc::new(Fetcher {
             parts,
             offline: policy.offline,
@@ -256,6 +260,17 @@ impl Fetcher {
 
     fn upstream(&self) -> Arc<Upstream> {
         Arc::clone(&self.parts.upstream)
+    }
+
+    /// What a reader of a blob that is here needs, which lives at `origin`.
+    fn stored_at(&self, blob: Arc<Blob>, origin: &Origin) -> Stored {
+        Stored {
+            blob,
+            recheck: Arc::clone(&self.recheck),
+            origin: origin.clone(),
+            upstream: self.upstream(),
+            room: Arc::clone(&self.judging),
+        }
     }
 
     fn engine(&self) -> &Engine {

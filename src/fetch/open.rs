@@ -203,7 +203,8 @@ impl Fetcher {
         };
         let part = request.part(layout.as_deref(), Some(blob.len()))?;
         figures::REQUESTS_HIT.add(1);
-        Ok(Some(part.reader(request.name, Source::Stored(blob, Arc::clone(&self.recheck)), layout)))
+        let source = Source::Stored(self.stored_at(blob, &request.origin));
+        Ok(Some(part.reader(request.name, source, layout)))
     }
 
     fn seat(self: &Arc<Self>, request: &BlobRequest) -> Seat {

@@ -12,17 +12,17 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
 use crate::base::thread;
+use crate::fetch::detour::Detour;
 use crate::fetch::job::Job;
-use crate::fetch::judge;
 use crate::fetch::recheck::Recheck;
 use crate::fetch::room::{Loaded, Room};
-use crate::fetch::stream::Stream;
+use crate::fetch::stream::{Place, Stream};
 use crate::limits;
 use crate::proto::blob::{BlobName, Digest};
 use crate::proto::geometry::Span;
 use crate::proto::ostree::layout::Layout;
-use crate::store::{Blob, Partial, ReaderTicket, StoreError, Wait};
-use crate::upstream::{Answer, Upstream, UpstreamError};
+use crate::store::{Blob, Partial, ReaderTicket, Wait};
+use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
 
 /// The bytes of one answer, in order.
 pub struct Reader {
@@ -59,8 +59,8 @@ pub(super) enum Unsettled {
 
 /// Where the bytes come from.
 pub(super) enum Source {
-    /// The store has it; what of it was sent is told.
-    Stored(Arc<Blob>, Arc<Recheck>),
+    /// The store has it.
+    Stored(Stored),
     /// It is on its way.
     Arriving(Arriving),
     /// From upstream to the client, past the disk.
@@ -156,8 +156,8 @@ impl Reader {
     /// If they will not come, or are not to be given out.
     pub fn next(&mut self, len_max: u64) -> Result<Chunk<'_>, ReadError> {
         if self.stop() == Some(self.at) {
-            if let Source::Stored(_, recheck) = &self.source {
-                recheck.was_sent(self.name, self.from);
+            if let Source::Stored(stored) = &self.source {
+                stored.recheck.was_sent(self.name, self.from);
             }
             return Ok(Chunk::End);
         }
@@ -165,7 +165,7 @@ impl Reader {
         let offset = self.at;
         let wanted = len_max.min(releasable - offset);
         match &mut self.source {
-            Source::Stored(blob, _) => {
+            Source::Stored(Stored { blob, .. }) => {
                 let gone = || ReadError::Failed("the blob has become shorter".into());
                 let (file, place, left) = blob.locate(offset).ok_or_else(gone)?;
                 let len = wanted.min(left);
@@ -197,11 +197,27 @@ impl Reader {
         }
     }
 
-    /// What was handed out last cannot be read.
-    pub fn is_unreadable(&self) {
-        if let Source::Stored(_, recheck) = &self.source {
-            recheck.is_suspect(self.name);
-        }
+    /// The last `unsent` bytes that were handed out cannot be read, and `why`: they and all others
+    /// come past our own disk, and what is wrong with that is looked at.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub fn go_round(&mut self, unsent: u64, why: &str) -> Result<(), ReadError> {
+        crate::log_limited!(warn, "blob {} cannot be read and is passed on: {why}", self.name);
+        let at = self.at.saturating_sub(unsent);
+        let detour = match &self.source {
+            Source::Stored(stored) => {
+                stored.recheck.is_suspect(self.name);
+                stored.detour(self.layout.clone())
+            }
+            Source::Arriving(arriving) => arriving.detour(),
+            Source::Passing(_) | Source::Memory(_) => {
+                return Err(ReadError::Failed(why.into()));
+            }
+        };
+        let passing = detour.take(&self.name, self.from, at, self.end)?;
+        (self.at, self.source) = (at, Source::Passing(Box::new(passing)));
+        Ok(())
     }
 
     /// Waits for the first byte of a swarm, or of a file of a delta, so that a source that turns
@@ -236,7 +252,7 @@ impl Reader {
                 return Ok(releasable);
             }
             // Our own disk has failed the job: that is no reason to fail a reader.
-            let passing = arriving.go_round(&self.name, self.from, self.at, self.end)?;
+            let passing = arriving.detour().take(&self.name, self.from, self.at, self.end)?;
             self.source = Source::Passing(Box::new(passing));
         }
         Ok(self.stop().unwrap_or(u64::MAX))
@@ -246,6 +262,31 @@ impl Reader {
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reader of {} from {} at {}", self.name, self.source(), self.at)
+    }
+}
+
+/// A stored blob, and what else a reader of it needs.
+pub(super) struct Stored {
+    pub(super) blob: Arc<Blob>,
+    /// Is told what of it was sent.
+    pub(super) recheck: Arc<Recheck>,
+    /// Where it lives, should the disk not give it.
+    pub(super) origin: Origin,
+    pub(super) upstream: Arc<Upstream>,
+    /// For superblocks that are read back.
+    pub(super) room: Arc<Room>,
+}
+
+impl Stored {
+    fn detour(&self, layout: Option<Arc<Layout>>) -> Detour {
+        let blob = Arc::clone(&self.blob);
+        Detour {
+            upstream: Arc::clone(&self.upstream),
+            place: Place { origin: self.origin.clone(), layout },
+            len: Some(blob.len()),
+            read_at: Box::new(move |buf, at| blob.read_at(buf, at)),
+            room: Arc::clone(&self.room),
+        }
     }
 }
 
@@ -363,51 +404,15 @@ impl Arriving {
         }
     }
 
-    /// What has not left yet, past our own disk. The answer that began at `from` is checked as it
-    /// would have been.
-    fn go_round(
-        &self,
-        name: &BlobName,
-        from: u64,
-        at: u64,
-        end: Option<u64>,
-    ) -> Result<Passing, ReadError> {
-        let stream = Stream::open(&self.upstream, &self.job.place(), at, end);
-        let stream = stream.map_err(ReadError::Upstream)?;
-        let file = self.file(at);
-        let first = file.map_or(0, |file| file.offset);
-        let last = file.map(|file| file.end()).or(self.partial.len());
-        if from != first || end.is_some() && end != last {
-            return Ok(Passing::new(stream, at));
+    fn detour(&self) -> Detour {
+        let partial = Arc::clone(&self.partial);
+        Detour {
+            upstream: Arc::clone(&self.upstream),
+            place: self.job.place(),
+            len: partial.len(),
+            read_at: Box::new(move |buf, at| partial.read_at(buf, at)),
+            room: Arc::clone(&self.room),
         }
-        let unreadable = |error: StoreError| ReadError::Failed(error.to_string().into());
-        let digest = self.digest(name, at).map_err(unreadable)?.ok_or(ReadError::WrongDigest)?;
-        let mut hasher = ContentHasher::new(digest.algorithm());
-        // What has left is still there.
-        let mut buf = vec![0; limits::COPY_LEN];
-        let mut hashed = from;
-        while hashed < at {
-            let len = usize::try_from(at - hashed).unwrap_or(usize::MAX).min(buf.len());
-            self.partial.read_at(&mut buf[..len], hashed).map_err(unreadable)?;
-            hasher.update(&buf[..len]);
-            hashed += len as u64;
-        }
-        Ok(Passing::checked(stream, at, hasher, digest))
-    }
-
-    /// What the file in which `at` lies must hash to; `None`: the superblock has no such file.
-    fn digest(&self, name: &BlobName, at: u64) -> Result<Option<Digest>, StoreError> {
-        let part = self.job.layout().and_then(|layout| {
-            let index = layout.file_at(at).filter(|index| *index > 0)?;
-            Some((layout, index - 1))
-        });
-        let Some((layout, number)) = part else { return Ok(Some(name.digest())) };
-        let len = layout.lens().next().unwrap_or(0);
-        if len > limits::SUPERBLOCK_LEN_MAX {
-            return Ok(None);
-        }
-        let superblock = self.room.load(len, |buf| self.partial.read_at(buf, 0))?;
-        Ok(judge::parts(&superblock, layout).and_then(|parts| parts.get(number).copied()))
     }
 
     /// The file of a delta in which `at` lies.

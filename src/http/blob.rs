@@ -1,7 +1,7 @@
 //! A blob, from wherever it is, to one client.
 
 use crate::base::figures;
-use crate::fetch::{BlobRequest, Chunk, FetchError, Reader};
+use crate::fetch::{BlobRequest, Chunk, FetchError, ReadError, Reader};
 use crate::http::{Front, Place, fail, fail_read, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::blob::BlobName;
@@ -131,26 +131,33 @@ pub(super) fn send(
     loop {
         match next {
             Ok(Chunk::File { file, offset, len }) => {
-                let sent = exchange.send_file(file, offset, len);
-                if let Err(ExchangeError::Cut(_)) = &sent {
-                    reader.is_unreadable();
+                let mut left = 0;
+                match exchange.send_file(file, offset, len) {
+                    Err(ExchangeError::Unreadable { unsent, why }) => {
+                        let around = reader.go_round(unsent, &why);
+                        around.map_err(|error| cut(&reader, &error))?;
+                        left = unsent;
+                    }
+                    sent => sent?,
                 }
-                sent?;
-                figures::BYTES_TO_CLIENTS.add(len);
+                figures::BYTES_TO_CLIENTS.add(len - left);
             }
             Ok(Chunk::Bytes(bytes)) => {
                 exchange.send(bytes)?;
                 figures::BYTES_TO_CLIENTS.add(bytes.len() as u64);
             }
             Ok(Chunk::End) => return exchange.finish(),
-            Err(error) => {
-                figures::REQUESTS_FAILED.add(1);
-                crate::log_limited!(warn, "blob {}: a response is cut: {error}", reader.name());
-                return Err(ExchangeError::Cut(error.to_string()));
-            }
+            Err(error) => return Err(cut(&reader, &error)),
         }
         next = reader.next(SEND_LEN);
     }
+}
+
+/// Counts a response that ends before its time.
+fn cut(reader: &Reader, error: &ReadError) -> ExchangeError {
+    figures::REQUESTS_FAILED.add(1);
+    crate::log_limited!(warn, "blob {}: a response is cut: {error}", reader.name());
+    ExchangeError::Cut(error.to_string())
 }
 
 #[cfg(test)]

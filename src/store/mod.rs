@@ -92,6 +92,7 @@ pub struct Usage {
 }
 
 type OnEvict = Box<dyn Fn(SeedEntry) + Send + Sync>;
+type OnDoubt = Box<dyn Fn(BlobName) + Send + Sync>;
 
 /// The blobs on disk. Shared by all who read and fetch.
 pub struct Store {
@@ -106,6 +107,7 @@ pub struct Store {
     settled: Signal,
     adopted: Ranked<Adopted>,
     on_evict: OnceLock<OnEvict>,
+    on_doubt: OnceLock<OnDoubt>,
     /// Locked for as long as the store is open.
     _lock: File,
 }
@@ -147,6 +149,7 @@ impl Store {
             settled: Signal::new(),
             adopted: Ranked::new(Rank::Leaf, Adopted::default()),
             on_evict: OnceLock::new(),
+            on_doubt: OnceLock::new(),
             _lock: lock,
         };
         store.shrink()?;
@@ -160,6 +163,22 @@ impl Store {
     /// At the second call.
     pub fn on_evict(&self, listener: impl Fn(SeedEntry) + Send + Sync + 'static) {
         assert!(self.on_evict.set(Box::new(listener)).is_ok(), "one is told, once for all");
+    }
+
+    /// Names who looks at the blobs that somebody could not read, and must not wait. The store owns
+    /// `listener`: it must not own the store.
+    ///
+    /// # Panics
+    /// At the second call.
+    pub fn on_doubt(&self, listener: impl Fn(BlobName) + Send + Sync + 'static) {
+        assert!(self.on_doubt.set(Box::new(listener)).is_ok(), "one is told, once for all");
+    }
+
+    /// The whole blob of this name could not be read.
+    pub fn doubt(&self, name: &BlobName) {
+        if let Some(listener) = self.on_doubt.get() {
+            listener(*name);
+        }
     }
 
     /// The whole blob of this name, open; now it is the one used last.

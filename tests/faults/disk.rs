@@ -2,10 +2,18 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::site::{MIB, Site, pull, wait_until_kept};
+use crate::site::{FROM_PEERS, MIB, Site, pull, wait_until_catalogued, wait_until_kept};
+use crate::support::image::Blob;
+use crate::support::torrent_cache::Program;
 use crate::support::wait_for;
+
+/// Where `client` keeps `blob`.
+fn path_of(client: &Program, blob: &Blob) -> PathBuf {
+    let name = blob.digest.replace(':', "-");
+    Path::new(client.option("STORAGE")).join("blobs").join(name)
+}
 
 #[test]
 fn a_blob_that_rots_on_disk_is_found_out_and_comes_anew() {
@@ -14,8 +22,7 @@ fn a_blob_that_rots_on_disk_is_found_out_and_comes_anew() {
     pull(&client, blob, &[]).assert_is(200, &blob.bytes);
     wait_until_kept(&client, 1);
     client.wait_until_synced();
-    let name = blob.digest.replace(':', "-");
-    let path = Path::new(client.option("STORAGE")).join("blobs").join(name);
+    let path = path_of(&client, blob);
     let file = OpenOptions::new().write(true).open(&path).expect("it is stored");
     let at = MIB + 5;
     file.write_all_at(&[!blob.bytes[at]], at as u64).expect("it can be written");
@@ -27,4 +34,47 @@ fn a_blob_that_rots_on_disk_is_found_out_and_comes_anew() {
         pull(&client, blob, &[]).assert_is(200, &blob.bytes);
     }
     assert_eq!(site.fetches(blob), 2);
+}
+
+/// The first is small enough to be read into memory, the second is sent by the kernel.
+#[test]
+fn a_blob_that_the_disk_does_not_give_comes_from_elsewhere_in_the_same_response() {
+    for (seed, len) in [(91, 4000), (92, 5 * MIB)] {
+        let site = Site::start(seed, &[len]);
+        let (mut client, blob) = (site.lone_client(), site.layer(0));
+        pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+        wait_until_kept(&client, 1);
+        assert!(client.stop().success());
+        let path = path_of(&client, blob);
+        client.set_unreadable(&path);
+        client.start_again();
+        pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+        let part = pull(&client, blob, &["--range", "1000-1999"]);
+        part.assert_is(206, &blob.bytes[1000..2000]);
+        wait_for("the blob to be dropped", || (!path.exists()).then_some(()));
+        let log = client.log();
+        assert_eq!(log.matches("is damaged on disk and dropped").count(), 1, "{log}");
+        assert!(client.metric("torrent_cache_store_errors_total") > 0, "{log}");
+    }
+}
+
+/// Nobody asks the host that has it: only peers do.
+#[test]
+fn a_blob_that_the_disk_does_not_give_to_peers_is_dropped() {
+    let site = Site::start(93, &[5 * MIB]);
+    let tracker = Program::tracker("tracker", &[]);
+    let (mut first, blob) = (site.client_of("first", &tracker), site.layer(0));
+    pull(&first, blob, &[]).assert_is(200, &blob.bytes);
+    wait_until_catalogued(tracker.option("ETCD_PORT"), blob);
+    assert!(first.stop().success());
+    let path = path_of(&first, blob);
+    first.set_unreadable(&path);
+    first.start_again();
+    wait_for("the first to be announced", || {
+        (tracker.metric("torrent_cache_tracker_peers") > 0).then_some(())
+    });
+    let second = site.client_of("second", &tracker);
+    pull(&second, blob, &[]).assert_is(200, &blob.bytes);
+    assert_eq!(second.metric(FROM_PEERS), 0);
+    wait_for("the blob to be dropped", || (!path.exists()).then_some(()));
 }

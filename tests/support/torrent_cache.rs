@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
@@ -163,6 +163,12 @@ impl Program {
             let mut command = Command::new("sh");
             command.args(["-c", WITH_DISK, "sh"]).arg(binary());
             command
+        } else if let Some(path) = self.options.get("UNREADABLE") {
+            let mut command = Command::new("strace");
+            // The tracer is a process beside it: a signal to the program is one.
+            command.args(["-D", "-f", "-qq", "--signal=none", "-o", "/dev/null", "-P", path]);
+            command.args(["-e", "inject=sendfile,pread64,preadv:error=EIO"]).arg(binary());
+            command
         } else if let Some(pid) = self.options.get("NETWORK") {
             let mut command = Command::new("nsenter");
             command.arg(format!("--net=/proc/{pid}/ns/net")).arg(binary());
@@ -213,6 +219,11 @@ impl Program {
     /// The value of an option, given or default of the rig.
     pub fn option(&self, name: &str) -> &str {
         self.options.get(name).unwrap_or_else(|| panic!("the rig has no default for {name}"))
+    }
+
+    /// From the next start on, the system cannot read this file.
+    pub fn set_unreadable(&mut self, path: &Path) {
+        self.set_option("UNREADABLE", &path.display().to_string());
     }
 
     /// Changes an option for the next start.

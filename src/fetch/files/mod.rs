@@ -357,7 +357,7 @@ impl Fetcher {
         let Some(file) = self.store().file(&asker.url) else { return self.object_in_place(asker) };
         match self.may_have(asker, file.meta().public)? {
             Verdict::Give(source) => {
-                let kept = self.kept_object(file, source);
+                let kept = self.kept_object(asker, file, source);
                 let kept = kept.map_err(|error| FetchError::Local(error.to_string()))?;
                 if kept.is_some() {
                     let stale = source == "stale";

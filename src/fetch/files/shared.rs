@@ -66,17 +66,28 @@ pub(super) struct BlobBody {
 impl BlobBody {
     /// The next part; an empty one is the end.
     pub(super) fn next_part(&mut self) -> Result<&[u8], ReadError> {
+        if let Err((len, why)) = self.take_part()? {
+            self.reader.go_round(len, &why)?;
+            if let Err((_, why)) = self.take_part()? {
+                return Err(ReadError::Failed(why.into()));
+            }
+        }
+        Ok(&self.part)
+    }
+
+    /// Takes the next part. The inner error: so many bytes of it cannot be read, and why.
+    fn take_part(&mut self) -> Result<Result<(), (u64, String)>, ReadError> {
         let part = &mut self.part;
         match self.reader.next(limits::COPY_LEN as u64)? {
             Chunk::File { file, offset, len } => {
                 part.resize(usize::try_from(len).unwrap_or(0), 0);
                 let read = file.read_exact_at(part, offset);
-                read.map_err(|error| ReadError::Failed(error.to_string().into()))?;
+                return Ok(read.map_err(|error| (len, error.to_string())));
             }
             Chunk::Bytes(bytes) => bytes.clone_into(part),
             Chunk::End => part.clear(),
         }
-        Ok(part)
+        Ok(Ok(()))
     }
 }
 
@@ -102,6 +113,7 @@ impl Fetcher {
     /// A reader of an object that is here, as a file or as a blob; `None`: the blob is gone.
     pub(super) fn kept_object(
         &self,
+        asker: &Asker<'_>,
         file: StoredFile,
         source: &'static str,
     ) -> Result<Option<FileReader>, StoreError> {
@@ -116,8 +128,9 @@ impl Fetcher {
         };
         let len = blob.len();
         let part = Part { base: 0, total: Some(len), at: 0, end: Some(len) };
-        let reader =
-            part.reader(blob.name(), Source::Stored(blob, Arc::clone(&self.recheck)), None);
+        let name = blob.name();
+        let stored = self.stored_at(blob, &asker.request.origin);
+        let reader = part.reader(name, Source::Stored(stored), None);
         Ok(Some(FileReader::of_blob(reader, headers, source)))
     }
 }

@@ -34,6 +34,13 @@ pub enum ExchangeError {
     Client(io::Error),
     /// We are to blame, or whom the bytes were to come from; says why.
     Cut(String),
+    /// The last of the file that was to be sent cannot be read. The rest may be sent from elsewhere.
+    Unreadable {
+        /// How many bytes of it have not left.
+        unsent: u64,
+        /// Why.
+        why: String,
+    },
     /// The handler used the exchange in a way that makes no message.
     Misuse(&'static str),
 }
@@ -43,6 +50,7 @@ impl fmt::Display for ExchangeError {
         match self {
             ExchangeError::Client(error) => write!(f, "the client failed: {error}"),
             ExchangeError::Cut(why) => f.write_str(why),
+            ExchangeError::Unreadable { why, .. } => write!(f, "reading the body failed: {why}"),
             ExchangeError::Misuse(why) => write!(f, "misused: {why}"),
         }
     }
@@ -263,7 +271,8 @@ impl<'c> Exchange<'c> {
     /// Sends `len` bytes of `file` from `offset` on.
     ///
     /// # Errors
-    /// As [`Exchange::send`], and if the file cannot be read or is shorter.
+    /// As [`Exchange::send`], and if the file cannot be read or is shorter:
+    /// [`ExchangeError::Unreadable`], if the length of the body was announced.
     pub fn send_file(&mut self, file: &File, offset: u64, len: u64) -> Result<(), ExchangeError> {
         let framing = self.account(len)?;
         if len == 0 || framing == Outgoing::Dropped {
@@ -273,15 +282,29 @@ impl<'c> Exchange<'c> {
             encode_chunk_head(len, self.pending);
         }
         let sent = if self.conn.is_tls() || len < SENDFILE_LEN_MIN {
-            0
+            Ok(0)
         } else {
-            self.send_from_cache(file, offset, len)?
+            self.send_from_cache(file, offset, len)
         };
-        self.send_copied(file, offset + sent, len - sent)?;
+        let sent = sent.and_then(|sent| self.send_copied(file, offset + sent, len - sent));
+        sent.map_err(|error| self.unreadable(error))?;
         if framing == Outgoing::Chunked {
             self.pending.extend_from_slice(CHUNK_END);
         }
         Ok(())
+    }
+
+    /// Counts the bytes that have not left as not sent, if others may be sent in their place.
+    fn unreadable(&mut self, error: ExchangeError) -> ExchangeError {
+        let ExchangeError::Unreadable { unsent, .. } = &error else { return error };
+        match &mut self.phase {
+            Phase::Sending(Outgoing::Known(left)) => {
+                *left += unsent;
+                error
+            }
+            // A chunk is begun.
+            _ => ExchangeError::Cut(error.to_string()),
+        }
     }
 
     /// Sends what is pending and then bytes of `file` without copying them, and says how many: all,
@@ -296,14 +319,13 @@ impl<'c> Exchange<'c> {
         self.conn.write_before_more(self.pending).map_err(ExchangeError::Client)?;
         self.pending.clear();
         let mut sent = 0;
+        let unreadable = |sent, why| Err(ExchangeError::Unreadable { unsent: len - sent, why });
         while sent < len {
             match self.conn.send_file(file, offset + sent, len - sent) {
-                Ok(0) => return Err(ExchangeError::Cut("the file is shorter than it was".into())),
+                Ok(0) => return unreadable(sent, "it is shorter than it was".to_owned()),
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                    return Err(ExchangeError::Cut(format!("reading the body failed: {error}")));
-                }
+                Err(error) if is_of_disk(&error) => return unreadable(sent, error.to_string()),
                 Err(error) => return Err(ExchangeError::Client(error)),
             }
         }
@@ -326,8 +348,10 @@ impl<'c> Exchange<'c> {
         while left > 0 {
             let part_len = usize::try_from(left).unwrap_or(COPY_LEN).min(COPY_LEN);
             let end = before + part_len;
-            file.read_exact_at(&mut self.pending[before..end], offset)
-                .map_err(|error| ExchangeError::Cut(format!("reading the body failed: {error}")))?;
+            if let Err(error) = file.read_exact_at(&mut self.pending[before..end], offset) {
+                self.pending.truncate(before);
+                return Err(ExchangeError::Unreadable { unsent: left, why: error.to_string() });
+            }
             self.conn.write(&self.pending[..end]).map_err(ExchangeError::Client)?;
             before = 0;
             offset += part_len as u64;
@@ -418,8 +442,8 @@ impl<'c> Exchange<'c> {
                 ExchangeError::Client(error) => {
                     log_limited!(debug, "answer to {} lost: {error}", self.conn.peer);
                 }
-                ExchangeError::Cut(why) => {
-                    log_limited!(warn, "answer to {} failed: {why}", self.conn.peer);
+                ExchangeError::Cut(_) | ExchangeError::Unreadable { .. } => {
+                    log_limited!(warn, "answer to {} failed: {error}", self.conn.peer);
                 }
                 ExchangeError::Misuse(why) => {
                     log_limited!(error, "wrong use of an exchange: {why}");
@@ -535,4 +559,11 @@ impl Read for RequestBody<'_, '_> {
         }
         exchange.read_body(buf)
     }
+}
+
+/// Whether `sendfile` failed at the file, not at the client: what file systems say of bytes that
+/// the disk does not give, or gives with a wrong checksum.
+fn is_of_disk(error: &io::Error) -> bool {
+    let errors = [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::ESTALE];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
 }
