@@ -436,8 +436,8 @@ impl Conductor {
         }
     }
 
-    /// Whether the upstream has said no to who asked last. With the credential of another it may say
-    /// yes: a token expires, and a client that was let in comes with a new one.
+    /// Whether the upstream has said no to who asked last. With the credential of another it may
+    /// say yes: a token expires, and a client that was let in comes with a new one.
     fn is_refused(&self) -> bool {
         let origin = || self.job.origin.lock().clone();
         self.refused.as_ref().is_some_and(|refused| *refused == Claimant::of(&origin()))

@@ -203,11 +203,12 @@ impl Reader {
     /// # Errors
     /// If they cannot be had.
     pub fn go_round(&mut self, unsent: u64, why: &str) -> Result<(), ReadError> {
-        crate::log_limited!(warn, "blob {} cannot be read and is passed on: {why}", self.name);
+        let name = self.name;
+        crate::log_limited!(warn, "blob {name} cannot be read and is passed on: {why}");
         let at = self.at.saturating_sub(unsent);
         let detour = match &self.source {
             Source::Stored(stored) => {
-                stored.recheck.is_suspect(self.name);
+                stored.recheck.is_suspect(name);
                 stored.detour(self.layout.clone())
             }
             Source::Arriving(arriving) => arriving.detour(),
@@ -215,7 +216,7 @@ impl Reader {
                 return Err(ReadError::Failed(why.into()));
             }
         };
-        let passing = detour.take(&self.name, self.from, at, self.end)?;
+        let passing = detour.take(&name, self.from, at, self.end)?;
         (self.at, self.source) = (at, Source::Passing(Box::new(passing)));
         Ok(())
     }

@@ -33,8 +33,8 @@ enum State {
 }
 
 impl Leg {
-    /// Waits until the leader is done, stalls, or has taken `patience`; whether what it asked for is
-    /// here.
+    /// Waits until the leader is done, stalls, or has taken `patience`; whether what it asked for
+    /// is here.
     pub fn wait(&self, patience: Duration) -> bool {
         let deadline = Time::now() + patience;
         let mut course = self.course.lock();

@@ -34,7 +34,7 @@ pub enum ExchangeError {
     Client(io::Error),
     /// We are to blame, or whom the bytes were to come from; says why.
     Cut(String),
-    /// The last of the file that was to be sent cannot be read. The rest may be sent from elsewhere.
+    /// The file that was to be sent cannot be read. The rest may be sent from elsewhere.
     Unreadable {
         /// How many bytes of it have not left.
         unsent: u64,
