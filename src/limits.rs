@@ -440,6 +440,11 @@ pub const REPUBLISH_AGAIN: Duration = Duration::from_secs(600);
 pub const REPUBLISH_PAUSE: Duration = Duration::from_secs(5);
 /// One call to etcd when nobody waits for it.
 pub const CATALOG_CALL: Duration = Duration::from_secs(2);
+/// How long a claim outlives a host that is gone.
+pub const CLAIM_TTL: Duration = Duration::from_secs(30);
+/// Between two keep-alives of a host that holds claims: two of them may fail.
+pub const CLAIM_RENEW: Duration = Duration::from_secs(10);
+const _: () = assert!(CLAIM_RENEW.as_millis() * 3 <= CLAIM_TTL.as_millis());
 
 // Names.
 

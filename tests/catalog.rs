@@ -5,11 +5,15 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::etcd::Etcd;
-use support::origin::{Origin, Step, answer, whole};
+use support::origin::{Origin, Request as Asked, Step, answer, whole};
 use support::wait_for;
 use torrent_cache::base::clock::Time;
+use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::catalog::etcd::Client;
-use torrent_cache::catalog::{Catalog, CatalogConfig, CatalogError, key};
+use torrent_cache::catalog::lease::Lease;
+use torrent_cache::catalog::{
+    Catalog, CatalogConfig, CatalogError, Claim, Claimed, Entry, claim_key, key,
+};
 use torrent_cache::limits;
 use torrent_cache::net::tls::Roots;
 use torrent_cache::proto::blob::BlobName;
@@ -37,14 +41,46 @@ fn soon() -> Time {
 }
 
 fn lookup(catalog: &Catalog, name: &BlobName) -> Option<Vec<u8>> {
-    catalog.lookup(name, soon()).ok().flatten()
+    catalog.lookup(name, soon()).ok()?.torrent
+}
+
+fn knows_nothing(catalog: &Catalog, name: &BlobName) -> bool {
+    catalog.lookup(name, soon()).is_ok_and(|entry| entry == Entry::default())
+}
+
+fn claim_of(holder: u64) -> Claim {
+    Claim { swarm: Sha1Hash::of(b"early"), blob_len: 1 << 20, holder }
+}
+
+fn claim(catalog: &Catalog, name: &BlobName, claim: &Claim) -> Claimed {
+    catalog.claim(name, claim, soon()).expect("etcd answers")
+}
+
+fn take_over(catalog: &Catalog, name: &BlobName, from: &Claim, to: &Claim) -> Claimed {
+    catalog.take_over(name, from, to, soon()).expect("etcd answers")
+}
+
+/// Every lease that etcd knows, in hexadecimal.
+fn leases(etcd: &Etcd) -> Vec<String> {
+    let listed = etcd.ctl(&["lease", "list"]);
+    assert!(listed.status.success(), "{}", listed.output);
+    let is_id = |line: &&str| line.len() == 16 && line.bytes().all(|b| b.is_ascii_hexdigit());
+    listed.output.lines().map(str::trim).filter(is_id).map(str::to_owned).collect()
+}
+
+/// The only lease, which ends now.
+fn end_lease(etcd: &Etcd) -> String {
+    let [lease] = leases(etcd).try_into().expect("one lease");
+    let ended = etcd.ctl(&["lease", "revoke", &lease]);
+    assert!(ended.status.success(), "{}", ended.output);
+    lease
 }
 
 #[test]
 fn what_is_published_is_found_replaced_and_withdrawn() {
     let members = [Etcd::start()];
     let catalog = start(&members);
-    assert!(matches!(catalog.lookup(&name('1'), soon()), Ok(None)));
+    assert!(knows_nothing(&catalog, &name('1')));
     // Any bytes, and as many as the largest blob needs.
     let torrent: Vec<u8> = (0..=250).cycle().take(limits::TORRENT_LEN_MAX).collect();
     catalog.publish(&name('1'), torrent.clone());
@@ -56,7 +92,7 @@ fn what_is_published_is_found_replaced_and_withdrawn() {
     wait_for("the next task", || lookup(&catalog, &name('2')));
     assert_eq!(lookup(&catalog, &name('1')).as_deref(), Some(&b"other"[..]), "another value stays");
     catalog.withdraw(&name('1'), b"other".to_vec());
-    wait_for("withdrawal", || matches!(catalog.lookup(&name('1'), soon()), Ok(None)).then_some(()));
+    wait_for("withdrawal", || knows_nothing(&catalog, &name('1')).then_some(()));
     catalog.stop();
 }
 
@@ -126,6 +162,8 @@ fn a_hostile_etcd_gives_errors_and_cannot_fill_the_memory() {
         let before = Instant::now();
         let answer = catalog.lookup(&name('1'), Time::now() + limits::CATALOG_LOOKUP);
         assert!(answer.is_err(), "{:?}", steps.first());
+        let claimed = catalog.claim(&name('1'), &claim_of(1), Time::now() + limits::CATALOG_LOOKUP);
+        assert!(claimed.is_err(), "{:?}", steps.first());
         assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
         catalog.stop();
     }
@@ -139,7 +177,7 @@ fn chunk() -> Vec<u8> {
 fn a_paused_etcd_costs_a_lookup_its_deadline_and_the_next_nothing() {
     let mut members = [Etcd::start()];
     let catalog = start(&members);
-    assert!(matches!(catalog.lookup(&name('1'), soon()), Ok(None)));
+    assert!(knows_nothing(&catalog, &name('1')));
     members[0].process().pause();
     let before = Instant::now();
     let answer = catalog.lookup(&name('1'), Time::now() + limits::CATALOG_LOOKUP);
@@ -179,6 +217,17 @@ fn a_cluster_serves_with_one_member_dead_and_reads_without_a_quorum() {
     members[1].process().kill();
     let found = wait_for("a member without a quorum", || lookup(&catalog, &name('1')));
     assert_eq!(found, b"one");
+    // It takes no claim, and says what it knows all the same.
+    let before = Instant::now();
+    let claimed = catalog.claim(&name('3'), &claim_of(1), Time::now() + limits::CATALOG_LOOKUP);
+    assert!(claimed.is_err(), "{claimed:?}");
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    wait_for("claims to be given up", || {
+        let deadline = Time::now() + limits::CATALOG_LOOKUP;
+        let claimed = catalog.claim(&name('3'), &claim_of(1), deadline);
+        matches!(claimed, Err(CatalogError::Away)).then_some(())
+    });
+    assert_eq!(lookup(&catalog, &name('1')).as_deref(), Some(&b"one"[..]));
     catalog.stop();
 }
 
@@ -204,5 +253,209 @@ fn a_catalog_logs_in_and_logs_in_again() {
     members[0].process().kill();
     members[0].start_again();
     wait_for("a new log-in", || lookup(&catalog, &name('1')));
+    catalog.stop();
+}
+
+#[test]
+fn the_first_claim_wins_and_others_see_it() {
+    let members = [Etcd::start()];
+    let (first, second) = (start(&members), start(&members));
+    let (ours, theirs) = (claim_of(1), claim_of(2));
+    assert_eq!(claim(&first, &name('1'), &ours), Claimed::Ours);
+    assert_eq!(claim(&second, &name('1'), &theirs), Claimed::Others(ours));
+    assert_eq!(claim(&first, &name('1'), &ours), Claimed::Ours, "it may be repeated");
+    let found = second.lookup(&name('1'), soon()).expect("etcd answers");
+    assert_eq!(found, Entry { torrent: None, claim: Some(ours) });
+    assert_eq!(claim(&second, &name('2'), &theirs), Claimed::Ours, "of another blob");
+    first.publish(&name('1'), b"torrent".to_vec());
+    wait_for("publication", || lookup(&second, &name('1')));
+    let found = second.lookup(&name('1'), soon()).expect("etcd answers");
+    assert_eq!(found, Entry { torrent: Some(b"torrent".to_vec()), claim: Some(ours) });
+    assert_eq!(claim(&second, &name('1'), &theirs), Claimed::Known);
+    assert_eq!(take_over(&second, &name('1'), &ours, &theirs), Claimed::Known);
+    first.release(&name('1'), &ours);
+    wait_for("the release", || {
+        second.lookup(&name('1'), soon()).ok().filter(|entry| entry.claim.is_none())
+    });
+    assert_eq!(claim(&second, &name('1'), &theirs), Claimed::Known);
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn of_many_that_claim_at_once_one_wins() {
+    let members = [Etcd::start()];
+    let catalogs = [start(&members), start(&members)];
+    let claimed: Vec<Claimed> = std::thread::scope(|scope| {
+        let claim = |holder: u64| {
+            let catalog = &catalogs[usize::from(holder.is_multiple_of(2))];
+            scope.spawn(move || claim(catalog, &name('1'), &claim_of(holder)))
+        };
+        let threads: Vec<_> = (0..8).map(claim).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let winners: Vec<usize> = (0..8).filter(|&n| claimed[n] == Claimed::Ours).collect();
+    let [winner] = winners[..] else { panic!("{claimed:?}") };
+    let theirs = Claimed::Others(claim_of(winner as u64));
+    assert_eq!(claimed.iter().filter(|&&other| other == theirs).count(), 7, "{claimed:?}");
+    catalogs.iter().for_each(Catalog::stop);
+}
+
+#[test]
+fn of_two_that_take_a_claim_over_one_wins() {
+    let members = [Etcd::start()];
+    let (first, second) = (start(&members), start(&members));
+    let (gone, ours, theirs) = (claim_of(1), claim_of(2), claim_of(3));
+    assert_eq!(take_over(&first, &name('1'), &gone, &ours), Claimed::Gone);
+    assert_eq!(claim(&first, &name('1'), &gone), Claimed::Ours);
+    assert_eq!(take_over(&second, &name('1'), &gone, &ours), Claimed::Ours);
+    assert_eq!(take_over(&first, &name('1'), &gone, &theirs), Claimed::Others(ours));
+    assert_eq!(take_over(&second, &name('1'), &gone, &ours), Claimed::Ours, "it may be repeated");
+    // Only one's own is released. The next task says that the one before is done.
+    first.release(&name('1'), &gone);
+    first.publish(&name('2'), b"later".to_vec());
+    wait_for("the next task", || lookup(&first, &name('2')));
+    let found = first.lookup(&name('1'), soon()).expect("etcd answers");
+    assert_eq!(found.claim, Some(ours));
+    second.release(&name('1'), &ours);
+    wait_for("the release", || knows_nothing(&first, &name('1')).then_some(()));
+    assert_eq!(take_over(&first, &name('1'), &ours, &theirs), Claimed::Gone);
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn claims_end_with_their_lease_and_the_next_has_another() {
+    let members = [Etcd::start()];
+    let catalog = start(&members);
+    let names = ['1', '2'].map(name);
+    for name in &names {
+        assert_eq!(claim(&catalog, name, &claim_of(1)), Claimed::Ours);
+    }
+    let lease = end_lease(&members[0]);
+    // Too early to do anything: that it is gone is noticed by the next claim.
+    catalog.renew(soon());
+    assert!(names.iter().all(|name| knows_nothing(&catalog, name)));
+    assert_eq!(claim(&catalog, &names[0], &claim_of(2)), Claimed::Ours);
+    let lives = leases(&members[0]);
+    assert!(lives.len() == 1 && lives[0] != lease, "{lives:?} after {lease}");
+    // Also a claim that is taken over lies under the lease of who took it.
+    let other = start(&members);
+    assert_eq!(take_over(&other, &names[0], &claim_of(2), &claim_of(3)), Claimed::Ours);
+    let ended = members[0].ctl(&["lease", "revoke", &lives[0]]);
+    assert!(ended.status.success(), "{}", ended.output);
+    let found = catalog.lookup(&names[0], soon()).expect("etcd answers");
+    assert_eq!(found.claim, Some(claim_of(3)));
+    catalog.stop();
+    other.stop();
+}
+
+#[test]
+fn a_lease_is_renewed_when_it_is_due_and_granted_anew_when_it_is_gone() {
+    let members = [Etcd::start()];
+    let client = Client::new(config(&members));
+    let lease = Lease::new();
+    let start = Time::now();
+    let id = |now| lease.id(&client, now, soon()).expect("etcd answers");
+    let renew = |id, now| lease.keep_alive(&client, id, now, soon()).expect("etcd answers");
+    assert_eq!(lease.due(start), None, "there is none");
+    let first = id(start);
+    assert_eq!(lease.due(start), None, "it is new");
+    let later = start + limits::CLAIM_RENEW;
+    assert_eq!(lease.due(later), Some(first));
+    assert_eq!(lease.due(later), None, "somebody renews it");
+    lease.not_renewed(first);
+    assert_eq!(lease.due(later), Some(first), "and failed");
+    assert!(renew(first, later));
+    assert_eq!(lease.due(later), None);
+    // One that is old is used after a keep-alive, one that must have ended is not.
+    assert_eq!(id(later + limits::CLAIM_TTL.mul_f32(0.9)), first);
+    let second = id(later + 3 * limits::CLAIM_TTL);
+    assert_ne!(second, first);
+    // One that has ended is noticed by the keep-alive.
+    client.call(&Request::LeaseRevoke(second), soon()).expect("etcd answers");
+    let late = later + 4 * limits::CLAIM_TTL;
+    assert!(!renew(second, late));
+    assert_eq!(lease.due(late), None);
+    let third = id(late);
+    assert_ne!(third, second);
+    client.call(&Request::LeaseRevoke(third), soon()).expect("etcd answers");
+    assert_ne!(id(late + limits::CLAIM_TTL.mul_f32(0.9)), third);
+}
+
+#[test]
+fn what_is_no_claim_is_replaced() {
+    let members = [Etcd::start()];
+    let catalog = start(&members);
+    let put = members[0].ctl(&["put", &claim_key(&name('1')), "nonsense"]);
+    assert!(put.status.success(), "{}", put.output);
+    assert!(knows_nothing(&catalog, &name('1')));
+    let (ours, theirs) = (claim_of(1), claim_of(2));
+    assert_eq!(take_over(&catalog, &name('1'), &theirs, &ours), Claimed::Gone);
+    assert_eq!(claim(&catalog, &name('1'), &ours), Claimed::Ours);
+    let found = members[0].ctl(&["get", "--print-value-only", &claim_key(&name('1'))]);
+    assert_eq!(found.output.trim_end(), ours.encode());
+    catalog.stop();
+}
+
+#[test]
+fn an_etcd_that_never_takes_a_claim_is_not_asked_for_ever() {
+    let no_lease = br#"{"message":"etcdserver: requested lease not found","code":5}"#;
+    let len = format!("Content-Length: {}", no_lease.len());
+    let neither = br#"{"header":{},"responses":[{"response_range":{}},{"response_range":{}}]}"#;
+    for step in [answer(&["HTTP/1.1 404 Not Found", &len], no_lease), whole(neither)] {
+        let script = move |asked: &Asked| {
+            if asked.target() == "/v3/lease/grant" {
+                vec![whole(br#"{"ID":"7","TTL":"30"}"#)]
+            } else {
+                vec![step.clone()]
+            }
+        };
+        let origin = Origin::start(script);
+        let config = CatalogConfig {
+            endpoints: vec![origin.url("/")],
+            login: None,
+            roots: Roots(Vec::new()),
+        };
+        let catalog = Catalog::start(config).expect("a thread can be started");
+        assert!(catalog.claim(&name('1'), &claim_of(1), soon()).is_err());
+        let asked = origin.seen();
+        let count = |path| asked.iter().filter(|asked| asked.target() == path).count();
+        assert!((2..=3).contains(&count("/v3/kv/txn")), "{asked:?}");
+        assert!(count("/v3/lease/grant") <= 3, "{asked:?}");
+        catalog.stop();
+    }
+}
+
+#[test]
+fn a_user_needs_two_prefixes_and_no_more() {
+    let members = [Etcd::start()];
+    for arguments in [
+        &["role", "add", "cache"][..],
+        &["role", "grant-permission", "cache", "--prefix=true", "readwrite", "/torrents/"],
+        &["role", "grant-permission", "cache", "--prefix=true", "readwrite", "/torrent-cache/"],
+        &["user", "add", "me:mine"],
+        &["user", "grant-role", "me", "cache"],
+        &["user", "add", "root:secret"],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        let done = members[0].ctl(arguments);
+        assert!(done.status.success(), "{arguments:?}: {}", done.output);
+    }
+    let login = Some(("me".to_owned(), "mine".to_owned()));
+    let config = CatalogConfig { login, ..config(&members) };
+    let catalog = Catalog::start(config.clone()).expect("a thread");
+    assert!(knows_nothing(&catalog, &name('1')));
+    assert_eq!(claim(&catalog, &name('1'), &claim_of(1)), Claimed::Ours);
+    assert_eq!(take_over(&catalog, &name('1'), &claim_of(1), &claim_of(2)), Claimed::Ours);
+    let client = Client::new(config);
+    let lease = Lease::new();
+    let id = lease.id(&client, Time::now(), soon()).expect("a lease");
+    assert!(lease.keep_alive(&client, id, Time::now(), soon()).expect("etcd answers"));
+    catalog.publish(&name('1'), b"torrent".to_vec());
+    catalog.release(&name('1'), &claim_of(2));
+    let published = Entry { torrent: Some(b"torrent".to_vec()), claim: None };
+    wait_for("both", || catalog.lookup(&name('1'), soon()).ok().filter(|e| *e == published));
     catalog.stop();
 }

@@ -23,6 +23,8 @@ use crate::proto::http1::Url;
 
 /// `UNAUTHENTICATED` of gRPC: the token is unknown, most often because the member was restarted.
 const UNAUTHENTICATED: u64 = 16;
+/// `NOT_FOUND`: to a write under a lease it means that there is no such lease.
+const NOT_FOUND: u64 = 5;
 /// `FAILED_PRECONDITION`: to a log-in it means that authentication is off.
 const FAILED_PRECONDITION: u64 = 9;
 /// `INVALID_ARGUMENT`: a call without a token where one is needed, a wrong password, a value too
@@ -51,6 +53,12 @@ impl CatalogError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, CatalogError::Refused(refusal) if refusal.code == INVALID_ARGUMENT)
+    }
+
+    /// Whether a write was refused because its lease has ended.
+    #[must_use]
+    pub fn is_no_lease(&self) -> bool {
+        matches!(self, CatalogError::Refused(refusal) if refusal.code == NOT_FOUND)
     }
 }
 

@@ -295,7 +295,7 @@ impl Fetcher {
     fn catalogued(&self, name: &BlobName) -> Option<Arc<Metainfo>> {
         thread::before_wait();
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
-        let torrent = self.catalog().lookup(name, deadline).ok()??;
+        let torrent = self.catalog().lookup(name, deadline).ok()?.torrent?;
         match Metainfo::decode(&torrent) {
             Ok(metainfo) if !metainfo.is_of(name) => {
                 crate::log_limited!(warn, "blob {name}: the catalog's entry is of another blob");
