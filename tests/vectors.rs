@@ -17,6 +17,7 @@ use torrent_cache::limits::{BLOB_LEN_MAX, PIECES_MAX};
 use torrent_cache::proto::blob::BlobName;
 use torrent_cache::proto::ext::{self, ExtHandshake};
 use torrent_cache::proto::geometry::Geometry;
+use torrent_cache::proto::hashes::{HASHES_MAX, PieceHashes};
 use torrent_cache::proto::metainfo::{Metainfo, MetainfoError};
 use torrent_cache::proto::peer::{
     Frame, Handshake, Message, PeerError, RawBlock, encode_block_head,
@@ -282,6 +283,18 @@ fn changed_extension_handshakes_are_refused_or_read_whole() {
         out
     });
     try_changed(&payloads, laws::ext);
+}
+
+#[test]
+fn changed_hashes_are_refused_or_read_whole() {
+    let payloads = [(0, 1), (7, 3), (u32::MAX - 2, 2), (1000, HASHES_MAX)].map(|(first, count)| {
+        let hashes = (0..count).map(|n| Sha1Hash::of(&n.to_be_bytes())).collect();
+        let mut out = Vec::new();
+        PieceHashes { first, hashes }.encode(&mut out);
+        assert!(PieceHashes::decode(&out).is_some());
+        out
+    });
+    try_changed(&payloads, laws::hashes);
 }
 
 // HTTP trackers.

@@ -22,6 +22,7 @@ pub mod blob;
 pub mod etcd;
 pub mod ext;
 pub mod geometry;
+pub mod hashes;
 pub mod http1;
 pub mod metainfo;
 pub mod oci;

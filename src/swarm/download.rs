@@ -624,20 +624,20 @@ impl Swarm {
     }
 
     /// A piece had the wrong hash. Whoever sent all of it is banned; if several did, none of them
-    /// is trusted with a part of a piece until a whole one of it was right.
+    /// is trusted with a part of a piece until a whole one of it was right. Nobody is blamed if a
+    /// peer told the hash.
     pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
-        match self.pieces.corrupt(piece).as_deref() {
-            Some([(guilty, ip)]) => self.ban(*ip, *guilty, now, out),
+        match &self.pieces.corrupt(piece)[..] {
+            [(guilty, ip)] => self.ban(*ip, *guilty, now, out),
             // It came before the ban: who was in it is known.
-            Some(senders) if senders.iter().any(|(_, ip)| self.candidates.is_banned(*ip)) => {}
-            Some(senders) => {
+            senders if senders.iter().any(|(_, ip)| self.candidates.is_banned(*ip)) => {}
+            senders => {
                 for (sender, _) in senders {
                     if let Some(link) = self.links.get_mut(sender) {
                         link.suspected = true;
                     }
                 }
             }
-            None => {}
         }
         self.fill_all(now, out);
     }

@@ -34,7 +34,8 @@ pub struct Config {
     /// is stretched to some pieces for each link, so that hosts that read at the same place ask for
     /// different ones and swap them.
     pub reader_window: u64,
-    /// Whether the pieces' hashes are known. If not, nothing is asked for until [`Input::Hashes`].
+    /// Whether the hashes of all pieces are known. If not, peers tell them piece by piece, and only
+    /// pieces of which [`Input::Hashes`] told are asked for.
     pub hashes_known: bool,
 }
 
@@ -121,13 +122,15 @@ pub enum Input {
         block: Block,
     },
     /// The piece is on disk and readable, wherever it came from: the outcome of [`Action::Verify`],
-    /// or a claimed piece that the upstream brought. Told twice, it counts once.
+    /// or a claimed piece that the upstream brought. Its hash is known from now on. Told twice, it
+    /// counts once.
     Stored {
         /// Which.
         piece: PieceIndex,
     },
     /// The outcome of [`Action::Verify`] if the hash is wrong. The engine has thrown the bytes
-    /// away.
+    /// away. Without [`Config::hashes_known`] nobody is to blame: one peer told the hash, another
+    /// sent the piece, and which of them lied is not known. The hash is unknown again.
     Corrupt {
         /// Which.
         piece: PieceIndex,
@@ -137,8 +140,11 @@ pub enum Input {
         /// Offsets into the blob.
         offsets: Vec<u64>,
     },
-    /// The hashes of all pieces are known from now on.
-    Hashes,
+    /// The hashes of these pieces are known from now on. Told twice, it counts once.
+    Hashes {
+        /// Which, in any order.
+        pieces: Vec<PieceIndex>,
+    },
     /// Addresses of peers.
     Candidates {
         /// Where they listen.
@@ -158,7 +164,8 @@ pub enum Input {
     },
     /// The tracker could not be reached or refused.
     AnnounceFailed,
-    /// The upstream wants a run of missing pieces. The first action is [`Action::Claimed`].
+    /// The upstream wants a run of missing pieces, whether their hashes are known or not. The first
+    /// action is [`Action::Claimed`].
     Claim {
         /// The run starts with the first free piece that ends after this offset.
         from: u64,

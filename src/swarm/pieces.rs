@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a piece is in exactly one state at a time: missing, claimed by the upstream, in
 //! flight from links, verifying, or stored. Only missing pieces whose hash is known are in the
-//! picker.
+//! picker; a piece whose hash is not known is missing or claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -167,15 +167,17 @@ pub(super) struct PieceTable {
     verifying: BTreeMap<PieceIndex, Vec<Sender>>,
     /// Pieces that failed their hash and that several links had sent: asked of one link only.
     doubtful: BTreeSet<PieceIndex>,
-    hashes_known: bool,
+    /// The pieces whose hash is known; `None`: all, and for good.
+    hashed: Option<Pieces>,
     /// Bytes of the pieces in flight and verifying, each counted whole.
     bytes_in_flight: u64,
     pub(super) picker: Picker,
 }
 
 impl PieceTable {
-    /// All pieces are missing but those in `have`.
+    /// All pieces are missing but those in `have`. `hashes_known`: of all, else of those only.
     pub(super) fn new(geometry: Geometry, have: Pieces, hashes_known: bool) -> PieceTable {
+        let hashed = (!hashes_known).then(|| have.clone());
         let mut table = PieceTable {
             geometry,
             states: vec![State::Missing; geometry.piece_count() as usize],
@@ -184,7 +186,7 @@ impl PieceTable {
             orphans: BTreeSet::new(),
             verifying: BTreeMap::new(),
             doubtful: BTreeSet::new(),
-            hashes_known,
+            hashed,
             bytes_in_flight: 0,
             picker: Picker::new(&geometry),
         };
@@ -238,12 +240,17 @@ impl PieceTable {
         self.verifying.values().any(|senders| senders.iter().any(|(sender, _)| *sender == link))
     }
 
-    /// From now on pieces may be asked for.
-    pub(super) fn hashes_known(&mut self) {
-        self.hashes_known = true;
-        for piece in self.geometry.pieces() {
+    /// The hash of `piece` is known from now on; whether it was not before.
+    pub(super) fn learn_hash(&mut self, piece: PieceIndex) -> bool {
+        let is_new = self.hashed.as_mut().is_some_and(|hashed| hashed.insert(piece));
+        if is_new {
             self.set(piece, self.state(piece));
         }
+        is_new
+    }
+
+    fn is_hashed(&self, piece: PieceIndex) -> bool {
+        self.hashed.as_ref().is_none_or(|hashed| hashed.contains(piece))
     }
 
     /// Missing to in flight: `owner` will be asked for all of it.
@@ -304,15 +311,20 @@ impl PieceTable {
         true
     }
 
-    /// Verifying to missing: who sent it. `None` if it is not being verified.
-    pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Option<Vec<Sender>> {
-        let senders = self.verifying.remove(&piece)?;
+    /// Verifying to missing: who sent it and is to blame. Nobody, if it is not being verified, or
+    /// if a peer told the hash: then that may be what is wrong, and it is not known any more.
+    pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Vec<Sender> {
+        let Some(mut senders) = self.verifying.remove(&piece) else { return Vec::new() };
         self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
+        if let Some(hashed) = &mut self.hashed {
+            hashed.remove(piece);
+            senders.clear();
+        }
         if senders.len() > 1 {
             self.doubtful.insert(piece);
         }
         self.set(piece, State::Missing);
-        Some(senders)
+        senders
     }
 
     /// Any state to stored: who sent it, if links did.
@@ -323,6 +335,7 @@ impl PieceTable {
             self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
         }
         self.doubtful.remove(&piece);
+        self.learn_hash(piece);
         self.stored.insert(piece);
         self.set(piece, State::Stored);
         senders.unwrap_or_default()
@@ -351,7 +364,7 @@ impl PieceTable {
 
     fn set(&mut self, piece: PieceIndex, state: State) {
         self.states[piece.index()] = state;
-        self.picker.set_pickable(piece, state == State::Missing && self.hashes_known);
+        self.picker.set_pickable(piece, state == State::Missing && self.is_hashed(piece));
     }
 
     /// Panics if the parts contradict each other. O(pieces).
@@ -362,7 +375,9 @@ impl PieceTable {
             assert_eq!(state == State::Stored, self.stored.contains(piece), "{piece:?}");
             assert_eq!(state == State::InFlight, self.progress.contains_key(&piece), "{piece:?}");
             assert_eq!(state == State::Verifying, self.verifying.contains_key(&piece), "{piece:?}");
-            let pickable = state == State::Missing && self.hashes_known;
+            let hashed = self.is_hashed(piece);
+            assert!(hashed || matches!(state, State::Missing | State::Claimed), "{piece:?}");
+            let pickable = state == State::Missing && hashed;
             assert_eq!(pickable, self.picker.is_pickable(piece), "{piece:?}");
             if matches!(state, State::InFlight | State::Verifying) {
                 bytes += u64::from(self.geometry.len_of(piece));

@@ -160,9 +160,11 @@ impl Swarm {
             Input::Stored { piece } => self.stored(piece, now, out),
             Input::Corrupt { piece } => self.corrupt(piece, now, out),
             Input::Readers { offsets } => self.readers(&offsets, now, out),
-            Input::Hashes => {
-                self.pieces.hashes_known();
-                self.fill_all(now, out);
+            Input::Hashes { pieces } => {
+                let new = pieces.into_iter().filter(|piece| self.pieces.learn_hash(*piece));
+                if new.count() > 0 {
+                    self.fill_all(now, out);
+                }
             }
             Input::Candidates { addresses, source } => {
                 for address in addresses {

@@ -1,5 +1,7 @@
 //! Claims about the swarm as a whole.
 
+mod hashes;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -39,6 +41,21 @@ impl Host {
         let now = Time::after_start(Duration::from_secs(100));
         let swarm = Swarm::new(config, geometry, have, Rng::seeded(1), now);
         Host { swarm, now, out: Vec::new(), links: 0 }
+    }
+
+    /// A host of a blob of `pieces` pieces, all of them missing and of none the hash known.
+    fn without_hashes(pieces: u32) -> Host {
+        Host::with(pieces, 0, |config| config.hashes_known = false)
+    }
+
+    /// The hashes of these pieces are told.
+    fn learn(&mut self, numbers: &[u32]) {
+        let pieces = numbers.iter().map(|number| self.piece(*number)).collect();
+        self.input(Input::Hashes { pieces });
+    }
+
+    fn interested(&self, link: LinkId) -> bool {
+        self.swarm.links[&link].we_are_interested
     }
 
     fn input(&mut self, input: Input) -> &[Action] {
@@ -461,15 +478,6 @@ fn who_was_never_right_gets_no_part_of_what_another_began_if_anybody_was() {
     assert!(host.asked(new).iter().all(|block| !rest.contains(block)));
     host.deliver(right, rights[0]);
     assert!(rest.contains(&host.asked(right)[0]));
-}
-
-#[test]
-fn nothing_is_asked_for_before_its_hash_is_known() {
-    let mut host = Host::with(4, 0, |config| config.hashes_known = false);
-    let (link, asked) = host.seed();
-    assert_eq!(asked, []);
-    host.input(Input::Hashes);
-    assert_eq!(host.asked(link).len(), 4);
 }
 
 #[test]

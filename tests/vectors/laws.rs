@@ -7,6 +7,7 @@
 use bip_bencode::{BDecodeOpt, BRefAccess, BencodeRef, BencodeRefKind};
 use torrent_cache::proto::bencode::{self, BencodeError, Value};
 use torrent_cache::proto::ext::ExtHandshake;
+use torrent_cache::proto::hashes::PieceHashes;
 use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::proto::peer::{Frame, Handshake, Message, encode_block_head};
 use torrent_cache::proto::tracker::{
@@ -118,12 +119,25 @@ pub fn peer(input: &[u8]) {
     }
 }
 
-/// An extension handshake.
+/// The payload of an extension message, read as a handshake and as hashes.
 pub fn ext(input: &[u8]) {
+    hashes(input);
     if let Ok(handshake) = ExtHandshake::decode(input) {
         let mut out = Vec::new();
         handshake.encode(&mut out);
         assert_eq!(ExtHandshake::decode(&out), Ok(handshake));
+    }
+}
+
+/// Hashes that are taken have one form, the one they came in, and each is that of a piece.
+pub fn hashes(input: &[u8]) {
+    if let Some(hashes) = PieceHashes::decode(input) {
+        let mut out = Vec::new();
+        hashes.encode(&mut out);
+        assert_eq!(out, input);
+        let of: Vec<u32> = hashes.iter().map(|(piece, _)| piece).collect();
+        assert_eq!(of.first(), Some(&hashes.first));
+        assert!(of.is_sorted() && of.len() == hashes.hashes.len());
     }
 }
 

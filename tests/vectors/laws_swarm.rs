@@ -70,6 +70,10 @@ const PIECE_LEN: u64 = 3 << 14;
 pub struct Model {
     choices: Choices,
     geometry: Geometry,
+    /// Whether the hashes came with the torrent, so that it is known who lied.
+    hashes_known: bool,
+    /// The pieces whose hashes are known.
+    hashed: Pieces,
     pub swarm: Swarm,
     pub now: Time,
     next_link: u64,
@@ -88,12 +92,13 @@ impl Model {
     pub fn new(mut choices: Choices) -> Model {
         let blob_len = PIECES * PIECE_LEN - 5;
         let geometry = Geometry::new(blob_len, 1 << 16).unwrap();
+        let hashes_known = choices.below(4) > 0;
         let config = Config {
             links_max: 6,
             upload_slots: 2,
             bytes_in_flight_max: 5 << 16,
             reader_window: 2 << 16,
-            hashes_known: choices.below(4) > 0,
+            hashes_known,
             ..Config::usual(PeerId([7; 20]))
         };
         let now = Time::after_start(Duration::from_secs(9));
@@ -102,6 +107,8 @@ impl Model {
         Model {
             choices,
             geometry,
+            hashes_known,
+            hashed: if hashes_known { Pieces::all(geometry) } else { Pieces::none(geometry) },
             swarm,
             now,
             next_link: 0,
@@ -162,6 +169,13 @@ impl Model {
         }
     }
 
+    /// A few pieces in a row.
+    fn hashes(&mut self) -> Input {
+        let from = self.number() as usize;
+        let pieces = self.geometry.pieces().skip(from).take(self.choices.index(6));
+        Input::Hashes { pieces: pieces.collect() }
+    }
+
     fn link_up(&mut self) -> Input {
         self.next_link += 1;
         let n = u8::try_from(self.choices.below(9)).unwrap();
@@ -201,7 +215,7 @@ impl Model {
             },
             29 => match self.choices.take(&mut self.sending) {
                 Some((link, block)) => Input::BlockSent { link, block },
-                None => Input::Hashes,
+                None => self.hashes(),
             },
             30 => Input::Readers { offsets: vec![offset / 2, offset] },
             31 => {
@@ -236,8 +250,22 @@ impl Model {
         let input = self.input();
         let asks = matches!(input, Input::Block { .. });
         let claims = matches!(input, Input::Claim { .. });
-        if let Input::Corrupt { piece } = input {
-            self.held.remove(&piece);
+        match &input {
+            Input::Corrupt { piece } => {
+                self.held.remove(piece);
+                if !self.hashes_known {
+                    self.hashed.remove(*piece);
+                }
+            }
+            Input::Stored { piece } => {
+                self.hashed.insert(*piece);
+            }
+            Input::Hashes { pieces } => {
+                for piece in pieces {
+                    self.hashed.insert(*piece);
+                }
+            }
+            _ => {}
         }
         if let Input::Message { link, message: Message::Request(block) } = input
             && self.links.contains(&link)
@@ -261,6 +289,8 @@ impl Model {
             Action::Send { link, message } => {
                 assert!(self.links.contains(&link), "sent to a closed link");
                 if let Message::Request(block) = message {
+                    let piece = self.geometry.piece(block.piece);
+                    assert!(piece.is_some_and(|piece| self.hashed.contains(piece)), "no hash");
                     self.requested.push((link, block));
                 }
             }
@@ -287,7 +317,8 @@ impl Model {
             }
             Action::Dial { address } => self.dialling.push(address),
             Action::Claimed { span } => self.claimed.extend(span),
-            Action::Drop | Action::Ban { .. } | Action::Announce { .. } | Action::Complete => {}
+            Action::Ban { .. } => assert!(self.hashes_known, "banned, but who told the hash?"),
+            Action::Drop | Action::Announce { .. } | Action::Complete => {}
         }
     }
 
