@@ -17,9 +17,9 @@ use torrent_cache::net::tls;
 
 use support::cost::{self, Cost, measure};
 use support::http;
-use support::link::Link;
 use support::nginx::{Nginx, blob_path};
 use support::rig::image::{Blob, Image};
+use support::rig::link::Link;
 use support::rig::process::Process;
 use support::rig::registry::Registry;
 use support::rig::torrent_cache::{Program, binary};

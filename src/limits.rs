@@ -288,6 +288,18 @@ pub const FILL_ATTEMPTS_MAX: u32 = 6;
 pub const SWARM_ALONE: Duration = Duration::from_secs(30);
 /// A swarm slower than this (bytes per second) gets help when it is not known how fast upstream is.
 pub const SWARM_RATE_MIN: u64 = 256 << 10;
+/// The shortest blob, in bytes, that is claimed when it begins to come from upstream. A shorter one
+/// has come before others could profit.
+pub const CLAIM_LEN_MIN: u64 = 1 << 20;
+/// How long the first byte of an early swarm is waited for: its host must have a whole piece first.
+pub const EARLY_FIRST_BYTE: Duration = Duration::from_secs(2);
+/// An early swarm slower than this (bytes per second) is no help: a slow uplink gives more.
+pub const EARLY_RATE_MIN: u64 = 16 << 10;
+/// How many hosts in turn are waited for that took the claim of a silent one over.
+pub const LEADERS_AWAITED: u32 = 2;
+/// Early swarms whose blob is whole by now, and is given to whoever still asks for them; when full,
+/// the oldest is forgotten.
+pub const EARLY_SWARMS_KEPT: usize = 256;
 /// Upstreams of which it is known how fast they are; when full, all are forgotten.
 pub const UPSTREAM_RATES_MAX: usize = 256;
 /// A closed range up to this long is passed through on a miss, without fetching the whole blob.

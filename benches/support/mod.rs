@@ -9,7 +9,6 @@
 pub mod caching;
 pub mod cost;
 pub mod http;
-pub mod link;
 pub mod nginx;
 #[path = "../../tests/support/mod.rs"]
 pub mod rig;

@@ -126,6 +126,11 @@ figures! {
         Counter CATALOG_PUBLISHED "outcome=\"published\"",
         Counter CATALOG_FAILED "outcome=\"failed\"",
     }
+    "torrent_cache_claims_total", "Blobs that nobody had yet, by which host brings them.": {
+        Counter CLAIMS_OURS "leader=\"this\"",
+        Counter CLAIMS_OTHERS "leader=\"other\"",
+        Counter CLAIMS_TAKEN_OVER "leader=\"successor\"",
+    }
     "torrent_cache_upstream_requests_total", "Requests to upstreams, by outcome.": {
         Counter UPSTREAM_OK "outcome=\"ok\"",
         Counter UPSTREAM_STATUS "outcome=\"status\"",

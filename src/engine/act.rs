@@ -1,5 +1,6 @@
 //! What swarms want done: messages, pieces to the disk, connections, announces.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::base::blame::Blame;
@@ -8,13 +9,15 @@ use crate::base::figures;
 use crate::base::mailbox::Refused;
 use crate::engine::announce::Report;
 use crate::engine::disk::{Job, Piece};
+use crate::engine::early::HASHES_ID;
 use crate::engine::inbox::MemberId;
-use crate::engine::member::{Clogged, Link, Role};
+use crate::engine::member::{Clogged, Link, Member, Role};
 use crate::engine::peer_io::Outgoing;
 use crate::engine::run::{Run, Turn};
 use crate::limits::PEER_REQUESTS_MAX;
 use crate::proto::ext::{ExtHandshake, HANDSHAKE_ID};
 use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::hashes::MESSAGE_NAME;
 use crate::proto::peer::Message;
 use crate::proto::tracker::AnnounceEvent;
 use crate::swarm::{Action, CloseReason, Input, LinkId};
@@ -60,7 +63,7 @@ impl Run {
         }
     }
 
-    fn send(&mut self, link: LinkId, outgoing: Outgoing) {
+    pub(super) fn send(&mut self, link: LinkId, outgoing: Outgoing) {
         self.tell(link, |open| open.send(outgoing));
     }
 
@@ -92,12 +95,20 @@ impl Run {
             reqq: u32::try_from(PEER_REQUESTS_MAX).ok(),
             port: Some(self.identity.port),
             block_len_max: Some(self.links.up.block_len_max()),
+            messages: self.extensions_of(link),
             ..ExtHandshake::default()
         };
         let mut payload = Vec::new();
         ours.encode(&mut payload);
         let message = Message::Extended { id: HANDSHAKE_ID, payload };
         self.send(link, Outgoing::Message(message));
+    }
+
+    /// The extension messages that we take on a link.
+    fn extensions_of(&self, link: LinkId) -> BTreeMap<String, u8> {
+        let member = self.open.get(&link).and_then(|open| self.members.get(&open.member));
+        let takes_hashes = member.is_some_and(Member::is_early);
+        takes_hashes.then(|| (MESSAGE_NAME.to_owned(), HASHES_ID)).into_iter().collect()
     }
 
     /// Holds a block until its piece is whole.
@@ -125,11 +136,12 @@ impl Run {
         let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) else {
             return;
         };
+        let Some(hash) = fetch.hashes.of(piece) else { return };
         let piece = Piece {
             member: id,
             piece,
-            span: fetch.metainfo.geometry().span(piece),
-            hash: fetch.metainfo.piece_hash(piece),
+            span: fetch.geometry.span(piece),
+            hash,
             blocks: fetch.collect.take(piece),
             partial: Arc::clone(&fetch.partial),
             queued: figures::QUEUE_DISK.hold(),

@@ -13,6 +13,7 @@ use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{LeanSender, Sender};
 use crate::base::ranked::Ranked;
 use crate::engine::announce::Answer;
+use crate::engine::member::Hashes;
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Credit, Outgoing};
@@ -22,7 +23,7 @@ use crate::proto::bencode::BencodeError;
 use crate::proto::bitfield::Pieces;
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::{Block, Geometry, PieceIndex, Span};
-use crate::proto::metainfo::Metainfo;
+use crate::proto::hashes::PieceHashes;
 use crate::proto::peer::{Handshake, Message, PeerError, RawBlock};
 use crate::store::{Blob, Partial, StoreError};
 use crate::swarm::LinkId;
@@ -46,6 +47,8 @@ pub(super) enum Event {
     Message(LinkId, Message),
     /// The peer's extension handshake (BEP 10).
     ExtHandshake(LinkId, Box<ExtHandshake>),
+    /// The peer has told hashes of pieces.
+    Hashes(LinkId, PieceHashes),
     /// A block with its bytes.
     Block(LinkId, RawBlock, Buffer),
     /// The link has ended; nothing comes from it any more.
@@ -76,7 +79,10 @@ pub(super) enum Event {
 /// What a job brings.
 pub(super) struct Join {
     pub(super) id: MemberId,
-    pub(super) metainfo: Arc<Metainfo>,
+    pub(super) info_hash: Sha1Hash,
+    pub(super) name: String,
+    pub(super) geometry: Geometry,
+    pub(super) hashes: Hashes,
     pub(super) partial: Arc<Partial>,
     /// The pieces that are on disk already.
     pub(super) have: Pieces,
@@ -89,6 +95,7 @@ pub(super) enum Wish {
     Claim { from: u64, len_max: u64, steal: bool, reply: Sender<Option<Span>> },
     Release(Span),
     Stored(PieceIndex),
+    Hashed(PieceIndex, Sha1Hash),
     ReadersMoved,
     Candidates(Vec<SocketAddr>),
     BecomeSeed(Arc<Blob>),

@@ -28,7 +28,7 @@ use crate::engine::owed::Owed;
 use crate::engine::peer_io::{self, Credit, Source, Target};
 use crate::engine::pool::Pool;
 use crate::limits::{
-    BANNED_MAX, CALLS_PER_ADDRESS_MAX, CALLS_WAITING_MAX, HANDSHAKES_MAX,
+    BANNED_MAX, CALLS_PER_ADDRESS_MAX, CALLS_WAITING_MAX, EARLY_SWARMS_KEPT, HANDSHAKES_MAX,
     HANDSHAKES_PER_ADDRESS_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX, PEER_CONNECT, PEER_HANDSHAKE,
     PEER_IDLE, PEER_WRITE, WRITER_QUEUE_MAX,
 };
@@ -70,6 +70,8 @@ struct Table {
     waiting: VecDeque<Call>,
     /// The swarms that the engine is in, besides those of whole blobs.
     joined: HashMap<Sha1Hash, MemberId>,
+    /// Early swarms whose blob is whole by now, with its info-hash; oldest first.
+    renamed: VecDeque<(Sha1Hash, Sha1Hash)>,
     /// Oldest first.
     banned: VecDeque<Banned>,
     closed: bool,
@@ -187,6 +189,15 @@ impl Links {
         if table.joined.get(&info_hash) == Some(&id) {
             table.joined.remove(&info_hash);
         }
+    }
+
+    /// Whoever asks for the early swarm `early` gets the whole blob with this info-hash.
+    pub(super) fn rename(&self, early: Sha1Hash, info_hash: Sha1Hash) {
+        let mut table = self.table.lock();
+        if table.renamed.len() >= EARLY_SWARMS_KEPT {
+            table.renamed.pop_front();
+        }
+        table.renamed.push_back((early, info_hash));
     }
 
     /// Talks no more to the address. Not one of loopback, which all peers of this host share.
@@ -335,9 +346,14 @@ impl Links {
 
     /// Opens the whole blob that has the hash; `None`: we are fetching it.
     fn seed_of(&self, info_hash: Sha1Hash) -> Result<Option<Seed>, GreetError> {
-        if self.table.lock().joined.contains_key(&info_hash) {
-            return Ok(None);
-        }
+        let info_hash = {
+            let table = self.table.lock();
+            if table.joined.contains_key(&info_hash) {
+                return Ok(None);
+            }
+            let renamed = table.renamed.iter().find(|(early, _)| *early == info_hash);
+            renamed.map_or(info_hash, |(_, to)| *to)
+        };
         let blob = self.store.by_info_hash(&info_hash).ok_or(GreetError::UnknownSwarm)?;
         let metainfo = blob.metainfo().map_err(GreetError::Store)?;
         Ok(Some(Seed { blob, geometry: *metainfo.geometry() }))

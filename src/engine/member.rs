@@ -10,11 +10,13 @@ use crate::base::mailbox::{LeanSender, Refused};
 use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
+use crate::engine::early::Told;
 use crate::engine::inbox::{MemberId, NewLink};
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Bytes, Credit, Outgoing};
 use crate::engine::status::LinkStatus;
+use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::peer::{Message, PeerId, RawBlock};
 use crate::store::{Blob, Partial};
@@ -42,11 +44,31 @@ pub(super) enum Role {
 
 /// What fetching needs.
 pub(super) struct Fetch {
-    pub(super) metainfo: Arc<Metainfo>,
+    /// The name in its metainfo, or of its blob.
+    pub(super) name: String,
+    pub(super) hashes: Hashes,
+    pub(super) geometry: Geometry,
     pub(super) partial: Arc<Partial>,
     pub(super) progress: Arc<Ranked<Progress>>,
     pub(super) collect: Collect,
     pub(super) _counted: Held,
+}
+
+/// What pieces must hash to.
+pub(super) enum Hashes {
+    /// It stands in the metainfo.
+    Known(Arc<Metainfo>),
+    /// The swarm is an early one: what its hosts told.
+    Told(Told),
+}
+
+impl Hashes {
+    pub(super) fn of(&self, piece: PieceIndex) -> Option<Sha1Hash> {
+        match self {
+            Hashes::Known(metainfo) => Some(metainfo.piece_hash(piece)),
+            Hashes::Told(told) => told.of(piece),
+        }
+    }
 }
 
 impl Member {
@@ -81,6 +103,8 @@ pub(super) struct Link {
     pub(super) incoming: bool,
     /// What the peer says it is.
     pub(super) client: Option<String>,
+    /// The id that it wants in front of `tc_hashes`, if it takes them.
+    pub(super) hashes_id: Option<u8>,
     pub(super) bytes_down: u64,
     pub(super) bytes_up: u64,
     stream: Arc<TcpStream>,
@@ -103,6 +127,7 @@ impl Link {
             peer_id: new.theirs.peer_id,
             incoming: new.incoming,
             client: None,
+            hashes_id: None,
             bytes_down: 0,
             bytes_up: 0,
             stream: new.stream,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Sender, mailbox};
 use crate::base::ranked::Ranked;
 use crate::engine::inbox::{Event, MemberId, Wish};
@@ -31,6 +32,8 @@ pub struct Progress {
     pub useful_links: usize,
     /// When the last block came that was kept; `None`: none yet.
     pub last_byte_at: Option<Time>,
+    /// Whether an early swarm was left because its members do not agree.
+    pub contested: bool,
     /// Whether every piece is on disk, whoever it came from.
     pub complete: bool,
     /// Why the swarm is of no more use, if it is not: the disk failed or the engine stops.
@@ -65,6 +68,11 @@ impl Membership {
     /// A claimed piece is on disk and in the feed.
     pub fn stored(&self, piece: PieceIndex) {
         self.tell(Wish::Stored(piece));
+    }
+
+    /// A piece of an early swarm is on disk and in the feed, and its hash is this.
+    pub fn hashed(&self, piece: PieceIndex, hash: Sha1Hash) {
+        self.tell(Wish::Hashed(piece, hash));
     }
 
     /// The feed has new readers, or they stand elsewhere: their windows come first.

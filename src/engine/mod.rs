@@ -20,6 +20,7 @@ mod announce;
 mod collect;
 mod crew;
 mod disk;
+mod early;
 mod inbox;
 mod limit;
 mod links;
@@ -43,8 +44,10 @@ pub use self::membership::{Membership, Progress};
 pub use self::status::{EngineStatus, LinkStatus, SwarmStatus, TrackerStatus};
 
 use self::announce::{Announcer, Identity};
+use self::early::Told;
 use self::inbox::{Event, Join, MemberId};
 use self::links::Links;
+use self::member::Hashes;
 use self::run::Run;
 use crate::base::address::Network;
 use crate::base::clock::Time;
@@ -55,6 +58,8 @@ use crate::base::stop::Stop;
 use crate::base::thread::{self, Handle, Role};
 use crate::limits::{DISK_QUEUE_MAX, ENGINE_INBOX_MAX};
 use crate::proto::bitfield::Pieces;
+use crate::proto::blob::BlobName;
+use crate::proto::geometry::Geometry;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::peer::PeerId;
 use crate::store::{Partial, SeedEntry, Store};
@@ -239,11 +244,41 @@ impl Engine {
                 have.insert(piece);
             }
         }
+        let (info_hash, name) = (metainfo.info_hash(), metainfo.name().to_owned());
+        self.enter(info_hash, name, geometry, Hashes::Known(metainfo), partial, have)
+    }
+
+    /// Joins the early swarm `id` of a blob that one of its members fetches from upstream. As
+    /// [`Engine::join`], but the hashes of the pieces are told by its members, and by the job with
+    /// [`Membership::hashed`]: until then what is in `partial` is not offered to others.
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub fn join_early(
+        &self,
+        id: Sha1Hash,
+        name: &BlobName,
+        geometry: Geometry,
+        partial: Arc<Partial>,
+    ) -> Result<Membership, Stopped> {
+        let hashes = Hashes::Told(Told::nothing(&geometry));
+        let have = Pieces::none(geometry);
+        self.enter(id, name.file_stem(), geometry, hashes, partial, have)
+    }
+
+    fn enter(
+        &self,
+        info_hash: Sha1Hash,
+        name: String,
+        geometry: Geometry,
+        hashes: Hashes,
+        partial: Arc<Partial>,
+        have: Pieces,
+    ) -> Result<Membership, Stopped> {
         let id = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
         let progress = Arc::new(Ranked::new(Rank::Status, Progress::default()));
         let membership = Membership::new(id, self.inbox.clone(), Arc::clone(&progress));
-        let info_hash = metainfo.info_hash();
-        let join = Join { id, metainfo, partial, have, progress };
+        let join = Join { id, info_hash, name, geometry, hashes, partial, have, progress };
         self.inbox.send(Event::Join(Box::new(join))).map_err(|_| Stopped)?;
         // After the engine was told: whoever calls now comes behind it in the inbox.
         self.links.joined(info_hash, id);

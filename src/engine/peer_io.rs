@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::figures;
 use crate::base::mailbox::{LeanReceiver, Nothing, Sender};
+use crate::engine::early::HASHES_ID;
 use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
@@ -21,6 +22,7 @@ use crate::engine::pool::Pool;
 use crate::limits::{LINK_BYTES_ASKED_MAX, PEER_KEEP_ALIVE};
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::Block;
+use crate::proto::hashes::PieceHashes;
 use crate::proto::peer::{Frame, Message, RawBlock, encode_block_head};
 use crate::store::{Blob, Partial, StoreError};
 use crate::swarm::LinkId;
@@ -142,7 +144,13 @@ pub(super) fn read_link(
                     Err(error) => return LinkEnd::Extension(error),
                 }
             }
-            // We offer no extension whose messages they could be.
+            Ok(Frame::Message(Message::Extended { id: HASHES_ID, payload })) => {
+                match PieceHashes::decode(&payload) {
+                    Some(told) => Event::Hashes(link, told),
+                    None => continue,
+                }
+            }
+            // We offer no other extension whose messages they could be.
             Ok(Frame::Message(Message::Extended { .. })) => continue,
             Ok(Frame::Message(Message::Request(_))) if !source.owed.add() => {
                 return LinkEnd::Closed;

@@ -18,7 +18,7 @@ use crate::engine::collect::Collect;
 use crate::engine::disk::Job;
 use crate::engine::inbox::{Event, Join, LinkEnd, MemberId, NewLink, Seed, Wish};
 use crate::engine::links::Links;
-use crate::engine::member::{Fetch, Link, Member, Role};
+use crate::engine::member::{Fetch, Hashes, Link, Member, Role};
 use crate::engine::pool::Buffer;
 use crate::engine::status::SwarmStatus;
 use crate::limits::{BLOCK_LEN, LINKS_MAX, PEER_REQUESTS_MAX, PIECE_BYTES_IN_FLIGHT_MAX};
@@ -26,6 +26,7 @@ use crate::log_limited;
 use crate::proto::bitfield::Pieces;
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::{Geometry, Span};
+use crate::proto::hashes::MESSAGE_NAME;
 use crate::proto::peer::RawBlock;
 use crate::store::Blob;
 use crate::swarm::{Action, Config, Input, LinkId, Source, Swarm};
@@ -125,6 +126,7 @@ impl Run {
             Event::LinkUp(new) => self.link_up(*new),
             Event::Message(link, message) => self.of_link(link, Input::Message { link, message }),
             Event::ExtHandshake(link, theirs) => self.ext_handshake(link, *theirs),
+            Event::Hashes(link, told) => self.hashes_told(link, &told),
             Event::Block(link, block, body) => self.block(link, block, body),
             Event::BlockSent(link, block) => self.of_link(link, Input::BlockSent { link, block }),
             Event::LinkDown(link, end) => self.link_down(link, &end),
@@ -133,12 +135,16 @@ impl Run {
             }
             Event::Stored(id, piece) => {
                 self.refill_disk();
+                self.early_stored(id, piece);
                 self.turn(id, Input::Stored { piece });
             }
             Event::Corrupt(id, piece) => {
                 self.refill_disk();
                 log_limited!(warn, "a piece from peers was corrupt: {piece:?}");
-                self.turn(id, Input::Corrupt { piece });
+                match self.members.get(&id).is_some_and(Member::is_early) {
+                    true => self.contested(id, piece),
+                    false => self.turn(id, Input::Corrupt { piece }),
+                }
             }
             Event::DiskFailed(id, why) => {
                 self.refill_disk();
@@ -183,7 +189,7 @@ impl Run {
     }
 
     /// Gives a swarm one input and does what it wants.
-    fn turn(&mut self, id: MemberId, input: Input) {
+    pub(super) fn turn(&mut self, id: MemberId, input: Input) {
         self.turn_with(id, input, &mut Turn::default());
     }
 
@@ -228,6 +234,9 @@ impl Run {
         for link in &member.links {
             self.open.remove(link);
         }
+        if member.is_early() {
+            self.announcer.leave(member.info_hash);
+        }
         if let Role::Fetch(fetch) = member.role {
             self.queue_job(Job::LetGo(fetch.partial));
         }
@@ -237,16 +246,22 @@ impl Run {
 /// Jobs and what they wish.
 impl Run {
     fn join(&mut self, join: Join) {
-        let Join { id, metainfo, partial, have, progress } = join;
-        let info_hash = metainfo.info_hash();
+        let Join { id, info_hash, name, geometry, hashes, partial, have, progress } = join;
         if let Some(before) = self.by_hash.get(&info_hash).copied() {
             self.fail(before, "the swarm was joined again".to_owned());
             self.forget(before);
         }
         let counted = figures::SWARMS_LEECHING.hold();
-        let geometry = *metainfo.geometry();
-        let collect = Collect::default();
-        let role = Role::Fetch(Fetch { metainfo, partial, progress, collect, _counted: counted });
+        let fetch = Fetch {
+            name,
+            hashes,
+            geometry,
+            partial,
+            progress,
+            collect: Collect::default(),
+            _counted: counted,
+        };
+        let role = Role::Fetch(fetch);
         self.add_member(id, info_hash, geometry, have, role);
         self.share_memory();
         self.turn(id, Input::Timeout);
@@ -261,7 +276,11 @@ impl Run {
         role: Role,
     ) {
         let usual = Config::usual(self.identity.peer_id);
-        let config = Config { bytes_in_flight_max: self.share, ..usual };
+        let hashes_known = match &role {
+            Role::Fetch(fetch) => matches!(fetch.hashes, Hashes::Known(_)),
+            Role::Serve(_) => true,
+        };
+        let config = Config { bytes_in_flight_max: self.share, hashes_known, ..usual };
         let rng = Rng::seeded(self.rng.next_u64());
         let swarm = Swarm::new(config, geometry, have, rng, Time::now());
         let (links, deadline) = (BTreeSet::new(), None);
@@ -279,6 +298,7 @@ impl Run {
             }
             Wish::Release(span) => self.turn(id, Input::Release { span }),
             Wish::Stored(piece) => self.turn(id, Input::Stored { piece }),
+            Wish::Hashed(piece, hash) => self.hashed(id, piece, hash),
             Wish::ReadersMoved => {
                 let Some(member) = self.members.get(&id) else { return };
                 let Role::Fetch(fetch) = &member.role else { return };
@@ -297,8 +317,14 @@ impl Run {
 
     /// The blob is sealed: links go on, from the sealed file.
     fn become_seed(&mut self, id: MemberId, blob: Arc<Blob>) {
-        self.announcer.seed(blob.info_hash());
         let Some(member) = self.members.get_mut(&id) else { return };
+        if member.is_early() {
+            // The blob has an info-hash now, under which the job has it announced. Whoever still
+            // looks for it under that of the early swarm gets it as well.
+            self.links.rename(member.info_hash, blob.info_hash());
+        } else {
+            self.announcer.seed(blob.info_hash());
+        }
         // Sealed means all there, also what the upstream brought without a word.
         let pieces = member.swarm.geometry().pieces();
         let untold = pieces.filter(|piece| !member.swarm.have().contains(*piece));
@@ -313,7 +339,7 @@ impl Run {
         self.after_turn(id);
     }
 
-    fn leave(&mut self, id: MemberId) {
+    pub(super) fn leave(&mut self, id: MemberId) {
         self.turn(id, Input::Leave);
         let Some(member) = self.members.get(&id) else { return };
         self.links.left(member.info_hash, id);
@@ -346,10 +372,13 @@ impl Run {
     }
 
     fn unseed(&mut self, info_hash: Sha1Hash) {
-        let Some(id) = self.by_hash.get(&info_hash).copied() else { return };
-        if self.members.get(&id).is_some_and(|m| matches!(m.role, Role::Serve(_))) {
-            self.forget(id);
-        }
+        let serves = |member: &Member| match &member.role {
+            Role::Serve(blob) => blob.info_hash() == info_hash,
+            Role::Fetch(_) => false,
+        };
+        let gone: Vec<MemberId> =
+            self.members.iter().filter(|(_, m)| serves(m)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
     }
 
     fn candidates(&mut self, id: MemberId, addresses: Vec<SocketAddr>, source: Source) {
@@ -373,7 +402,7 @@ impl Run {
         let of_member = |member: &Member| SwarmStatus {
             info_hash: member.info_hash,
             name: match &member.role {
-                Role::Fetch(fetch) => fetch.metainfo.name().to_owned(),
+                Role::Fetch(fetch) => fetch.name.clone(),
                 Role::Serve(blob) => blob.name().file_stem(),
             },
             blob_len: member.swarm.geometry().blob_len(),
@@ -431,6 +460,7 @@ impl Run {
     fn ext_handshake(&mut self, link: LinkId, theirs: ExtHandshake) {
         let Some(open) = self.open.get_mut(&link) else { return };
         open.client = theirs.client;
+        open.hashes_id = theirs.messages.get(MESSAGE_NAME).copied();
         let reqq = theirs.reqq.and_then(|reqq| usize::try_from(reqq).ok());
         let ours = self.links.down.block_len_max();
         let input = Input::ExtHandshake {
@@ -440,6 +470,7 @@ impl Run {
             listen_port: theirs.port,
         };
         self.of_link(link, input);
+        self.introduce_hashes(link);
     }
 
     fn block(&mut self, link: LinkId, block: RawBlock, body: Buffer) {

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::base::clock::{self, Time};
 use crate::base::figures;
@@ -17,17 +18,20 @@ use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{Receiver, Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked, Signal};
 use crate::base::thread::{self, Role};
+use crate::catalog::Claim;
 use crate::engine::Membership;
 use crate::fetch::access::Claimant;
+use crate::fetch::early::{EarlySwarm, Standing};
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
+use crate::fetch::meter::Meter;
 use crate::fetch::pieces;
 use crate::fetch::plan::{self, FillView, Step, SwarmView, View};
 use crate::fetch::stream::{Place, Stream};
 use crate::fetch::{Fetcher, Transfer};
 use crate::limits;
 use crate::proto::blob::BlobName;
-use crate::proto::geometry::PieceIndex;
+use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::http1::Url;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::ostree::layout::Layout;
@@ -100,8 +104,10 @@ pub(super) struct Job {
     inbox: Receiver<Event>,
     membership: OnceLock<Arc<Membership>>,
     /// Of a delta: its files.
-    layout: OnceLock<Arc<Layout>>,
+    pub(super) layout: OnceLock<Arc<Layout>>,
     failure: OnceLock<Failure>,
+    /// It comes from upstream first, though it is shared with others on its way.
+    leads: AtomicBool,
     /// The upstream's latest answer that would be the same if it was asked again.
     refusal: OnceLock<Answer>,
 }
@@ -119,6 +125,7 @@ impl Job {
             membership: OnceLock::new(),
             layout: OnceLock::new(),
             failure: OnceLock::new(),
+            leads: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
     }
@@ -194,8 +201,23 @@ impl Job {
         }
     }
 
+    /// Whether its bytes come from a swarm, and from upstream only what is missing there.
     pub(super) fn is_in_swarm(&self) -> bool {
-        self.membership.get().is_some()
+        self.membership.get().is_some() && !self.leads.load(Ordering::Relaxed)
+    }
+
+    /// From now on its bytes come from upstream, whatever others have of them.
+    pub(super) fn now_leads(&self) {
+        self.leads.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the early swarm, if there is one, the hashes after the first `told`, and counts them.
+    fn tell_hashes(&self, blob_len: u64, hashes: &[Sha1Hash], told: &mut usize) {
+        let Some(membership) = self.membership.get() else { return };
+        let Ok(geometry) = Geometry::for_blob(blob_len) else { return };
+        let pieces = geometry.pieces().zip(hashes).skip(*told);
+        pieces.for_each(|(piece, hash)| membership.hashed(piece, *hash));
+        *told = hashes.len();
     }
 
     pub(super) fn readers_moved(&self) {
@@ -234,6 +256,8 @@ impl Job {
 pub(super) enum Start {
     /// The catalog knows the blob.
     Swarm(Arc<Metainfo>, Arc<Membership>),
+    /// It knows which host fetches the blob.
+    Early(Claim, Arc<Membership>),
     /// It does not; the upstream's response is open.
     Upstream(Box<Body>),
     /// It does not know the delta, which has these files; the superblock is in the partial.
@@ -242,13 +266,15 @@ pub(super) enum Start {
 
 /// The one who starts and ends a job's sources.
 pub(super) struct Conductor {
-    fetcher: Arc<Fetcher>,
-    job: Arc<Job>,
-    partial: Arc<Partial>,
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) job: Arc<Job>,
+    pub(super) partial: Arc<Partial>,
     metainfo: Option<Arc<Metainfo>>,
     /// Without metainfo: where the hashes of the pieces come from.
     hashes: Option<Receiver<PieceHashes>>,
-    membership: Option<Arc<Membership>>,
+    pub(super) membership: Option<Arc<Membership>>,
+    /// Without metainfo: our part in the swarm, if there is one.
+    pub(super) early: Option<EarlySwarm>,
     started_at: Time,
     fill: Option<Arc<Gauge>>,
     failures: u32,
@@ -262,6 +288,8 @@ pub(super) struct Conductor {
     wrong_piece: Option<(PieceIndex, Sha1Hash)>,
     upstream_bytes: u64,
     last_error: Option<String>,
+    /// Readers were promised the length that the catalog says.
+    is_promised: bool,
     /// The last stream ended at a file that has not the length it should have.
     is_other_len: bool,
     meter: Meter,
@@ -280,10 +308,16 @@ impl Conductor {
     ) -> std::io::Result<()> {
         let now = Time::now();
         let mut layout = None;
+        let mut early = None;
+        let is_promised = matches!(start, Start::Swarm(..) | Start::Early(..));
         let (metainfo, membership, body) = match start {
             Start::Swarm(metainfo, membership) => {
                 layout = metainfo.layout().cloned();
                 (Some(metainfo), Some(membership), None)
+            }
+            Start::Early(claim, membership) => {
+                early = Some(EarlySwarm::follower(claim));
+                (None, Some(membership), None)
             }
             Start::Upstream(body) => (None, None, Some(Stream::of_body(*body))),
             Start::Delta(files) => {
@@ -297,16 +331,14 @@ impl Conductor {
         if let Some(layout) = layout {
             let _ = job.layout.set(Arc::new(layout));
         }
-        if let Some(membership) = &membership {
-            let _ = job.membership.set(Arc::clone(membership));
-        }
-        let conductor = Conductor {
+        let mut conductor = Conductor {
             fetcher: Arc::clone(fetcher),
             job: Arc::clone(job),
             partial: Arc::clone(partial),
             metainfo,
             hashes: None,
-            membership,
+            membership: None,
+            early,
             started_at: now,
             fill: None,
             failures: 0,
@@ -318,14 +350,28 @@ impl Conductor {
             wrong_piece: None,
             upstream_bytes,
             last_error: None,
+            is_promised,
             is_other_len: false,
             meter: Meter::new(now),
         };
+        if let Some(membership) = membership {
+            conductor.enter(membership);
+        }
         conductor.start_threads(body).inspect_err(|_| {
             partial.feed().fail("no thread could be started");
         })?;
         job.set_phase(Phase::Open(Arc::clone(partial)));
         Ok(())
+    }
+
+    /// The job has a part in a swarm from now on.
+    pub(super) fn enter(&mut self, membership: Arc<Membership>) {
+        if self.leads() && self.metainfo.is_none() {
+            self.job.now_leads();
+        }
+        let _ = self.job.membership.set(Arc::clone(&membership));
+        membership.readers_moved();
+        self.membership = Some(membership);
     }
 
     /// Starts those who follow what comes, and then the conductor itself.
@@ -370,20 +416,29 @@ impl Conductor {
         self.hashes = Some(receiver);
         let (fetcher, partial) = (Arc::clone(&self.fetcher), Arc::clone(&self.partial));
         let is_delta = self.job.layout().is_some();
+        let job = Arc::clone(&self.job);
         thread::spawn(format!("pieces {}", self.job.name.short()), Role::Core, move || {
             thread::give_way(limits::BACKGROUND_NICE);
-            let hashes = pieces::follow(&partial, is_delta, &|| fetcher.is_stopping());
+            let mut told = 0;
+            let mut tell = |hashes: &[Sha1Hash]| {
+                job.tell_hashes(partial.len().unwrap_or(0), hashes, &mut told);
+            };
+            let hashes = pieces::follow(&partial, is_delta, &|| fetcher.is_stopping(), &mut tell);
             let _ = sender.send(hashes);
         })
     }
 
     fn conduct(&mut self) {
         let _running = figures::JOBS.hold();
+        if self.fill.is_some() {
+            self.claim_blob();
+        }
         let failure = self.run();
         if let Some(fill) = &self.fill {
             fill.leave();
         }
         if let Some((failure, why)) = failure {
+            self.release_claim();
             // Before anybody learns of it: who asks again at once starts afresh.
             self.fetcher.forget(&self.job);
             self.fetcher.store().discard(&self.partial);
@@ -420,10 +475,7 @@ impl Conductor {
                 Ok(Event::Judged(verdict)) => return self.judged(verdict),
                 Ok(Event::TakenBack) => {
                     // The stream is far ahead of what is wanted now.
-                    if let Some(gauge) = self.fill.take() {
-                        gauge.leave();
-                        self.settle(&gauge);
-                    }
+                    self.leave_fill();
                 }
                 // The step looks at it.
                 Ok(Event::OtherOrigin) => {}
@@ -433,6 +485,14 @@ impl Conductor {
             if self.fetcher.is_stopping() {
                 return Some((Failure::Sources, "the program stops".into()));
             }
+        }
+    }
+
+    /// Lets go of the stream that is running, if there is one.
+    pub(super) fn leave_fill(&mut self) {
+        if let Some(gauge) = self.fill.take() {
+            gauge.leave();
+            self.settle(&gauge);
         }
     }
 
@@ -451,7 +511,10 @@ impl Conductor {
         }
         let view = self.view(now)?;
         match plan::next(&view) {
-            Step::Wait(until) => return Ok(until),
+            Step::Wait(until) => {
+                return Ok(self.renew_claim(now).map_or(until, |renewed| renewed.min(until)));
+            }
+            Step::Fill { .. } if view.swarm.is_some_and(|swarm| swarm.early) => self.take_over(),
             Step::Fill { steal } => self.start_fill(None, steal),
             Step::Replace => self.replace_fill(now),
             Step::GiveUp => {
@@ -476,18 +539,24 @@ impl Conductor {
                 refused: self.is_refused(),
             },
         };
-        let swarm = match &self.membership {
+        let progress = self.membership.as_ref().map(|membership| membership.progress());
+        if progress.as_ref().is_some_and(|progress| progress.contested) {
+            self.leave_early();
+        }
+        let swarm = match progress.filter(|_| self.membership.is_some()) {
             None => None,
-            Some(membership) => {
-                let progress = membership.progress();
+            Some(progress) => {
                 if let Some(why) = progress.failed {
                     return Err((Failure::Local, why));
                 }
                 let bytes = progress.bytes_from_peers.values().sum();
-                Some(SwarmView {
-                    joined_at: self.started_at,
-                    last_byte_at: progress.last_byte_at,
+                let since = self.early.as_ref().map_or(self.started_at, |early| early.since);
+                let is_followed = self.metainfo.is_some() || !self.leads();
+                is_followed.then(|| SwarmView {
+                    joined_at: since,
+                    last_byte_at: progress.last_byte_at.map(|at| at.max(since)),
                     rate: self.meter.rate(now, bytes),
+                    early: self.early.is_some(),
                 })
             }
         };
@@ -539,10 +608,7 @@ impl Conductor {
     }
 
     fn replace_fill(&mut self, now: Time) {
-        if let Some(gauge) = self.fill.take() {
-            gauge.leave();
-            self.settle(&gauge);
-        }
+        self.leave_fill();
         let why = format!("the upstream sent nothing for {:?}", limits::FILL_STALLED);
         self.ended_at = Some(now);
         self.fill_failed(why);
@@ -599,7 +665,7 @@ impl Conductor {
                 self.wrong_piece = Some((piece, got));
                 self.fill_failed(FillError::WrongPiece { piece, got }.to_string());
             }
-            Err(error) if self.metainfo.is_some() && is_other_len(&error) => {
+            Err(error) if self.is_promised && is_other_len(&error) => {
                 // Readers were promised the catalog's length: this job cannot end well.
                 self.pass_over();
                 return Some((Failure::WrongDigest, error.to_string()));
@@ -631,7 +697,7 @@ impl Conductor {
                 None
             }
             Some(Verdict::Wrong) => {
-                if self.membership.is_some() {
+                if self.has_bytes_of_peers() {
                     figures::MISMATCHES_PEER.add(1);
                     self.distrust();
                 } else {
@@ -655,9 +721,12 @@ impl Conductor {
         };
         let blob = self.fetcher.seal(&self.partial, &metainfo)?;
         let entry = SeedEntry { name: blob.name(), info_hash: blob.info_hash(), len: blob.len() };
-        match &self.membership {
-            Some(membership) => membership.became_whole(blob),
-            None => self.fetcher.introduce(&entry, metainfo),
+        if self.metainfo.is_none() {
+            let ours = self.early.as_ref().filter(|early| early.standing == Standing::Leader);
+            self.fetcher.introduce(&entry, metainfo, ours.map(|early| early.claim));
+        }
+        if let Some(membership) = &self.membership {
+            membership.became_whole(blob);
         }
         Ok(())
     }
@@ -677,15 +746,22 @@ impl Conductor {
     }
 
     fn distrust(&self) {
-        if let Some(metainfo) = &self.metainfo {
-            self.fetcher.distrust(&self.job.name, metainfo);
+        match &self.metainfo {
+            Some(metainfo) => self.fetcher.distrust(&self.job.name, metainfo),
+            None => self.fetcher.distrust_early(&self.job.name),
         }
     }
 
     fn pass_over(&self) {
-        if let Some(metainfo) = &self.metainfo {
-            self.fetcher.pass_over(&self.job.name, metainfo);
+        match &self.metainfo {
+            Some(metainfo) => self.fetcher.pass_over(&self.job.name, metainfo),
+            None => self.fetcher.distrust_early(&self.job.name),
         }
+    }
+
+    fn has_bytes_of_peers(&self) -> bool {
+        let progress = self.membership.as_ref().map(|membership| membership.progress());
+        progress.is_some_and(|progress| !progress.bytes_from_peers.is_empty())
     }
 
     fn transfer(&self, failure: Option<&'static str>) -> Transfer {
@@ -738,129 +814,5 @@ fn is_final(error: &UpstreamError) -> bool {
             (400..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429)
         }
         _ => false,
-    }
-}
-
-/// A rate over spans of [`limits::NO_PROGRESS`].
-struct Meter {
-    since: Time,
-    bytes: u64,
-    rate: u64,
-}
-
-impl Meter {
-    /// Until the first span is over, nothing is slow.
-    fn new(now: Time) -> Meter {
-        Meter { since: now, bytes: 0, rate: u64::MAX }
-    }
-
-    fn rate(&mut self, now: Time, bytes: u64) -> u64 {
-        let span = now.since(self.since);
-        if span >= limits::NO_PROGRESS {
-            let grown = u128::from(bytes.saturating_sub(self.bytes)) * 1000;
-            self.rate = u64::try_from(grown / span.as_millis().max(1)).unwrap_or(u64::MAX);
-            (self.since, self.bytes) = (now, bytes);
-        }
-        self.rate
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fetch::reader::{Arriving, Chunk, ReadError, Reader, Source};
-    use crate::fetch::room::Room;
-    use crate::net::tls::Roots;
-    use crate::proto::geometry::Span;
-    use crate::proto::http1::Headers;
-    use crate::proto::ostree::Checksum;
-    use crate::store::{Max, Store, StoreConfig};
-    use crate::upstream::{Upstream, UpstreamConfig};
-    use std::time::Duration;
-
-    /// The one part of a delta, and its reader, which holds it back for `held`.
-    fn part_held(held: Duration) -> (tempfile::TempDir, Arc<Partial>, Span, Reader) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { root: dir.path().to_owned(), max: Max::None };
-        let store = Store::open(config).unwrap();
-        let layout = Arc::new(Layout::new([100, 200_000]).unwrap());
-        let name = BlobName::Delta(Checksum([1; 32]));
-        let partial = store.begin(&name, Some(layout.len())).unwrap();
-        let url = Url::parse("http://127.0.0.1:1/superblock").unwrap();
-        let job = Job::new(name, Origin { url, headers: Headers::new() });
-        job.layout.set(Arc::clone(&layout)).unwrap();
-        let file = layout.span(1).unwrap();
-        let config = UpstreamConfig { registry: None, roots: Roots(Vec::new()), allow: Vec::new() };
-        let arriving = Arriving {
-            job: Arc::new(job),
-            partial: Arc::clone(&partial),
-            ticket: partial.feed().reader(file.offset),
-            upstream: Arc::new(Upstream::new(config)),
-            told: file.offset,
-            early: None,
-            held,
-            room: Room::new(0),
-        };
-        let reader = Reader {
-            name,
-            source: Source::Arriving(arriving),
-            base: file.offset,
-            total: Some(file.len),
-            from: file.offset,
-            at: file.offset,
-            end: Some(file.end()),
-            layout: Some(layout),
-        };
-        (dir, partial, file, reader)
-    }
-
-    fn next_len(reader: &mut Reader) -> u64 {
-        match reader.next(u64::MAX).unwrap() {
-            Chunk::File { len, .. } => len,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_part_is_held_back_until_it_is_known_to_be_right() {
-        let (_dir, partial, file, mut reader) = part_held(Duration::from_secs(3600));
-        partial.feed().mark(Span { offset: 0, len: file.end() });
-        partial.feed().prove(file);
-        assert_eq!(next_len(&mut reader), file.len, "all of it at once");
-        assert!(matches!(reader.next(1), Ok(Chunk::End)));
-    }
-
-    /// A client that hears nothing for long would give up.
-    #[test]
-    fn a_part_that_takes_long_is_sent_as_it_comes_but_for_its_end() {
-        let (_dir, partial, file, mut reader) = part_held(Duration::ZERO);
-        partial.feed().mark(Span { offset: file.offset, len: 100_000 });
-        assert_eq!(next_len(&mut reader), 100_000);
-        partial.feed().mark(file);
-        let held_back = limits::HELD_BACK_LEN;
-        assert_eq!(next_len(&mut reader), file.len - 100_000 - held_back);
-        partial.feed().prove(file);
-        assert_eq!(next_len(&mut reader), held_back);
-        assert!(matches!(reader.next(1), Ok(Chunk::End)));
-    }
-
-    #[test]
-    fn a_part_that_turns_out_wrong_after_some_of_it_has_left_is_cut() {
-        let (_dir, partial, file, mut reader) = part_held(Duration::ZERO);
-        partial.feed().mark(Span { offset: file.offset, len: 100_000 });
-        assert_eq!(next_len(&mut reader), 100_000);
-        partial.feed().retract(file);
-        partial.feed().mark(file);
-        assert!(matches!(reader.next(1), Err(ReadError::WrongDigest)));
-    }
-
-    #[test]
-    fn a_meter_judges_only_whole_spans() {
-        let at = |secs| Time::ZERO + Duration::from_secs(secs);
-        let mut meter = Meter::new(at(0));
-        assert_eq!(meter.rate(at(1), 10), u64::MAX);
-        assert_eq!(meter.rate(at(2), 4000), 2000);
-        assert_eq!(meter.rate(at(3), 4000), 2000);
-        assert_eq!(meter.rate(at(4), 4000), 0);
     }
 }

@@ -15,12 +15,14 @@ pub mod plan;
 mod access;
 mod delta;
 mod detour;
+mod early;
 mod files;
 mod fill;
 mod follow;
 mod job;
 mod judge;
 mod lanes;
+mod meter;
 mod open;
 mod pieces;
 mod pulls;
@@ -54,7 +56,7 @@ use crate::base::mailbox::{Sender, mailbox};
 use crate::base::ranked::{Rank, Ranked};
 use crate::base::stop::Stop;
 use crate::base::thread;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Claim};
 use crate::engine::Engine;
 use crate::limits;
 use crate::proto::blob::BlobName;
@@ -279,9 +281,15 @@ impl Fetcher {
 
     /// Seeds a blob that the catalog does not know, and publishes it when the tracker knows of it:
     /// who finds it in the catalog finds a peer.
-    fn introduce(&self, seed: &SeedEntry, metainfo: Arc<Metainfo>) {
+    /// The claim, if there is one, has had its day then.
+    fn introduce(&self, seed: &SeedEntry, metainfo: Arc<Metainfo>, claim: Option<Claim>) {
         let (catalog, name) = (Arc::clone(&self.parts.catalog), seed.name);
-        self.parts.engine.introduce(seed, move || catalog.publish(&name, metainfo.encode()));
+        self.parts.engine.introduce(seed, move || {
+            catalog.publish(&name, metainfo.encode());
+            if let Some(claim) = claim {
+                catalog.release(&name, &claim);
+            }
+        });
     }
 
     /// Takes a job out of the table, if it is still the one under its name.
@@ -317,14 +325,22 @@ impl Fetcher {
     /// Passes over a catalog's entry that the upstream contradicts. Whichever of the two is wrong:
     /// if the upstream's bytes have the right digest, they are published in its place.
     fn pass_over(&self, name: &BlobName, metainfo: &Metainfo) {
+        self.pass_over_swarm(name, metainfo.info_hash());
+    }
+
+    fn pass_over_swarm(&self, name: &BlobName, info_hash: Sha1Hash) {
         let now = Time::now();
         let mut distrusted = self.distrusted.lock();
         distrusted.retain(|_, until| *until > now);
-        distrusted.insert((*name, metainfo.info_hash()), now + limits::DISTRUST);
+        distrusted.insert((*name, info_hash), now + limits::DISTRUST);
     }
 
     fn is_distrusted(&self, name: &BlobName, metainfo: &Metainfo) -> bool {
+        self.is_passed_over(name, metainfo.info_hash())
+    }
+
+    fn is_passed_over(&self, name: &BlobName, info_hash: Sha1Hash) -> bool {
         let distrusted = self.distrusted.lock();
-        distrusted.get(&(*name, metainfo.info_hash())).is_some_and(|until| *until > Time::now())
+        distrusted.get(&(*name, info_hash)).is_some_and(|until| *until > Time::now())
     }
 }

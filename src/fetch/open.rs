@@ -9,6 +9,7 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::ContentHasher;
 use crate::base::thread;
+use crate::catalog::Claim;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
@@ -94,6 +95,14 @@ impl fmt::Display for FetchError {
 }
 
 impl std::error::Error for FetchError {}
+
+/// What the catalog knows of a blob.
+enum Known {
+    /// Some host has all of it.
+    Whole(Arc<Metainfo>),
+    /// Some host fetches it from upstream now.
+    Early(Claim),
+}
 
 /// The part of a request in the table of jobs.
 enum Seat {
@@ -273,8 +282,8 @@ impl Fetcher {
         if let Some(reader) = self.stored(request)? {
             return Ok(reader);
         }
-        if let Some(metainfo) = self.catalogued(&request.name)
-            && let Some((partial, start)) = self.join_swarm(&request.name, metainfo)
+        if let Some(known) = self.catalogued(request)
+            && let Some((partial, start)) = self.join_swarm(&request.name, known)
         {
             // The pieces are on their way while the upstream is asked. Nobody else reads them yet:
             // who is refused leaves nothing behind, and whoever waits asks for itself.
@@ -291,12 +300,26 @@ impl Fetcher {
         }
     }
 
-    /// The metainfo that the catalog has for `name`, if it is what we would have made ourselves.
-    fn catalogued(&self, name: &BlobName) -> Option<Arc<Metainfo>> {
+    /// Where the catalog says that the blob is, or that it will be.
+    fn catalogued(&self, request: &BlobRequest) -> Option<Known> {
         thread::before_wait();
+        let name = &request.name;
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
-        let torrent = self.catalog().lookup(name, deadline).ok()?.torrent?;
-        match Metainfo::decode(&torrent) {
+        let entry = self.catalog().lookup(name, deadline).ok()?;
+        match entry.torrent {
+            Some(torrent) => self.metainfo(name, &torrent).map(Known::Whole),
+            // The first files of a delta are asked for one by one: they are brought by each host.
+            None => entry
+                .claim
+                .filter(|claim| claim.blob_len >= limits::CLAIM_LEN_MIN)
+                .filter(|_| request.file.is_none() && !self.is_early_distrusted(name))
+                .map(Known::Early),
+        }
+    }
+
+    /// The metainfo in the catalog's entry for `name`, if it is what we would have made ourselves.
+    fn metainfo(&self, name: &BlobName, torrent: &[u8]) -> Option<Arc<Metainfo>> {
+        match Metainfo::decode(torrent) {
             Ok(metainfo) if !metainfo.is_of(name) => {
                 crate::log_limited!(warn, "blob {name}: the catalog's entry is of another blob");
                 None
@@ -314,11 +337,21 @@ impl Fetcher {
     }
 
     /// Joins the swarm of a blob. `None`: it cannot be kept here.
-    fn join_swarm(&self, name: &BlobName, known: Arc<Metainfo>) -> Option<(Arc<Partial>, Start)> {
-        let partial = self.begin(name, Some(known.geometry().blob_len()))?;
-        let joined = self.engine().join(Arc::clone(&known), Arc::clone(&partial));
-        let membership = Arc::new(joined.ok()?);
-        Some((partial, Start::Swarm(known, membership)))
+    fn join_swarm(&self, name: &BlobName, known: Known) -> Option<(Arc<Partial>, Start)> {
+        match known {
+            Known::Whole(metainfo) => {
+                let partial = self.begin(name, Some(metainfo.geometry().blob_len()))?;
+                let joined = self.engine().join(Arc::clone(&metainfo), Arc::clone(&partial));
+                let membership = Arc::new(joined.ok()?);
+                Some((partial, Start::Swarm(metainfo, membership)))
+            }
+            Known::Early(claim) => {
+                let partial = self.begin(name, Some(claim.blob_len))?;
+                let membership = self.join_early(name, &claim, &partial)?;
+                figures::CLAIMS_OTHERS.add(1);
+                Some((partial, Start::Early(claim, membership)))
+            }
+        }
     }
 
     pub(super) fn begin(&self, name: &BlobName, len: Option<u64>) -> Option<Arc<Partial>> {

@@ -15,7 +15,8 @@ use crate::limits;
 use crate::proto::geometry::{Geometry, Span};
 use crate::store::{Partial, StoreError, Wait};
 
-/// Follows `partial` to its end and hashes its pieces. `is_delta`: no byte is taken before the feed
+/// Follows `partial` to its end and hashes its pieces. After each, `tell` gets the hashes of all so
+/// far. `is_delta`: no byte is taken before the feed
 /// says that it is right. `None`: the feed failed first, or `is_stopping` said so.
 ///
 /// # Errors
@@ -24,6 +25,7 @@ pub(super) fn follow(
     partial: &Arc<Partial>,
     is_delta: bool,
     is_stopping: &dyn Fn() -> bool,
+    tell: &mut dyn FnMut(&[Sha1Hash]),
 ) -> Result<Option<Vec<Sha1Hash>>, StoreError> {
     let Some(len) = wait_for_len(partial) else { return Ok(None) };
     let Some(mut pieces) = Pieces::new(len) else { return Ok(Some(Vec::new())) };
@@ -36,11 +38,17 @@ pub(super) fn follow(
                 return Ok(None);
             }
             let part = read_part(partial, &mut buf, at, end)?;
+            let known = pieces.hashes.len();
             pieces.update(part);
+            if pieces.hashes.len() > known {
+                tell(&pieces.hashes);
+            }
             at += part.len() as u64;
         }
     }
-    Ok(Some(pieces.finish()))
+    let hashes = pieces.finish();
+    tell(&hashes);
+    Ok(Some(hashes))
 }
 
 /// The length of the blob, on which that of the pieces depends. If it is not known from the start,

@@ -34,6 +34,8 @@ pub struct SwarmView {
     pub last_byte_at: Option<Time>,
     /// Bytes per second from all peers, over about [`limits::NO_PROGRESS`].
     pub rate: u64,
+    /// It is an early one: a host still brings the blob from upstream.
+    pub early: bool,
 }
 
 /// What the stream from upstream does.
@@ -136,10 +138,19 @@ fn beside_swarm(
 /// When the swarm counts as slow, if nothing more comes.
 fn slow_at(view: &View, swarm: &SwarmView) -> Time {
     let Some(last_byte_at) = swarm.last_byte_at else {
-        return swarm.joined_at + limits::SWARM_FIRST_BYTE;
+        let budget = match swarm.early {
+            true => limits::EARLY_FIRST_BYTE,
+            false => limits::SWARM_FIRST_BYTE,
+        };
+        return swarm.joined_at + budget;
     };
     let settled_at = swarm.joined_at + limits::NO_PROGRESS;
-    let wanted = view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2);
+    // An early swarm is as fast as upstream is for the one who brings it, beside all else that
+    // comes over the uplink: that is no reason to have it brought twice.
+    let wanted = match swarm.early {
+        true => limits::EARLY_RATE_MIN,
+        false => view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2),
+    };
     // Not stalled before the pause, and its rate is looked at again no later than that.
     let stalled_at = last_byte_at + limits::NO_PROGRESS;
     if swarm.rate < wanted && view.now >= settled_at {
@@ -186,7 +197,8 @@ mod tests {
     }
 
     fn swarm(last_byte_at: Option<u64>, rate: u64) -> Option<SwarmView> {
-        Some(SwarmView { joined_at: at(0), last_byte_at: last_byte_at.map(at), rate })
+        let last_byte_at = last_byte_at.map(at);
+        Some(SwarmView { joined_at: at(0), last_byte_at, rate, early: false })
     }
 
     fn failed(failures: u32, ended_at: u64) -> FillView {
@@ -250,6 +262,20 @@ mod tests {
         assert_eq!(next(&view), Step::Fill { steal: false });
         view.now = at(1900);
         assert!(matches!(next(&view), Step::Wait(_)), "too early to judge a rate");
+    }
+
+    #[test]
+    fn an_early_swarm_is_as_slow_as_upstream_is_for_its_host() {
+        let early = |last_byte_at, rate| {
+            swarm(last_byte_at, rate).map(|swarm| SwarmView { early: true, ..swarm })
+        };
+        assert_eq!(next(&view(0, early(None, 0), IDLE)), Step::Wait(at(2000)));
+        assert_eq!(next(&view(2000, early(None, 0), IDLE)), Step::Fill { steal: false });
+        let mut slow = view(3000, early(Some(2990), 100 << 10), IDLE);
+        slow.upstream_rate = Some(50 << 20);
+        assert!(matches!(next(&slow), Step::Wait(_)), "the uplink may be busy");
+        let drip = view(3000, early(Some(2990), 100), IDLE);
+        assert_eq!(next(&drip), Step::Fill { steal: false });
     }
 
     #[test]

@@ -508,3 +508,90 @@ impl Passing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::room::Room;
+    use crate::net::tls::Roots;
+    use crate::proto::http1::{Headers, Url};
+    use crate::proto::ostree::Checksum;
+    use crate::store::{Max, Store, StoreConfig};
+    use crate::upstream::{Upstream, UpstreamConfig};
+
+    /// The one part of a delta, and its reader, which holds it back for `held`.
+    fn part_held(held: Duration) -> (tempfile::TempDir, Arc<Partial>, Span, Reader) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig { root: dir.path().to_owned(), max: Max::None };
+        let store = Store::open(config).unwrap();
+        let layout = Arc::new(Layout::new([100, 200_000]).unwrap());
+        let name = BlobName::Delta(Checksum([1; 32]));
+        let partial = store.begin(&name, Some(layout.len())).unwrap();
+        let url = Url::parse("http://127.0.0.1:1/superblock").unwrap();
+        let job = Job::new(name, Origin { url, headers: Headers::new() });
+        job.layout.set(Arc::clone(&layout)).unwrap();
+        let file = layout.span(1).unwrap();
+        let config = UpstreamConfig { registry: None, roots: Roots(Vec::new()), allow: Vec::new() };
+        let arriving = Arriving {
+            job: Arc::new(job),
+            partial: Arc::clone(&partial),
+            ticket: partial.feed().reader(file.offset),
+            upstream: Arc::new(Upstream::new(config)),
+            told: file.offset,
+            early: None,
+            held,
+            room: Room::new(0),
+        };
+        let reader = Reader {
+            name,
+            source: Source::Arriving(arriving),
+            base: file.offset,
+            total: Some(file.len),
+            from: file.offset,
+            at: file.offset,
+            end: Some(file.end()),
+            layout: Some(layout),
+        };
+        (dir, partial, file, reader)
+    }
+
+    fn next_len(reader: &mut Reader) -> u64 {
+        match reader.next(u64::MAX).unwrap() {
+            Chunk::File { len, .. } => len,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_part_is_held_back_until_it_is_known_to_be_right() {
+        let (_dir, partial, file, mut reader) = part_held(Duration::from_secs(3600));
+        partial.feed().mark(Span { offset: 0, len: file.end() });
+        partial.feed().prove(file);
+        assert_eq!(next_len(&mut reader), file.len, "all of it at once");
+        assert!(matches!(reader.next(1), Ok(Chunk::End)));
+    }
+
+    /// A client that hears nothing for long would give up.
+    #[test]
+    fn a_part_that_takes_long_is_sent_as_it_comes_but_for_its_end() {
+        let (_dir, partial, file, mut reader) = part_held(Duration::ZERO);
+        partial.feed().mark(Span { offset: file.offset, len: 100_000 });
+        assert_eq!(next_len(&mut reader), 100_000);
+        partial.feed().mark(file);
+        let held_back = limits::HELD_BACK_LEN;
+        assert_eq!(next_len(&mut reader), file.len - 100_000 - held_back);
+        partial.feed().prove(file);
+        assert_eq!(next_len(&mut reader), held_back);
+        assert!(matches!(reader.next(1), Ok(Chunk::End)));
+    }
+
+    #[test]
+    fn a_part_that_turns_out_wrong_after_some_of_it_has_left_is_cut() {
+        let (_dir, partial, file, mut reader) = part_held(Duration::ZERO);
+        partial.feed().mark(Span { offset: file.offset, len: 100_000 });
+        assert_eq!(next_len(&mut reader), 100_000);
+        partial.feed().retract(file);
+        partial.feed().mark(file);
+        assert!(matches!(reader.next(1), Err(ReadError::WrongDigest)));
+    }
+}

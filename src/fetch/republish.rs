@@ -62,7 +62,7 @@ fn publish_missing(fetcher: &Fetcher, seeds: &[SeedEntry], pace: Duration) -> Op
     for seed in seeds {
         let known = answered(fetcher, || is_known(fetcher, seed))?;
         if !known && let Some(metainfo) = fetcher.store().metainfo(seed) {
-            fetcher.introduce(seed, metainfo);
+            fetcher.introduce(seed, metainfo, None);
         }
         wait(fetcher, pace)?;
     }

@@ -132,7 +132,7 @@ impl Roots {
         };
         let metainfo = Arc::new(metainfo);
         let seed = store.adopt(&name, state.clone(), &metainfo);
-        self.fetcher.introduce(&seed, metainfo);
+        self.fetcher.introduce(&seed, metainfo, None);
         Ok(Some((state, name)))
     }
 

@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod faults;
 pub mod foreign;
 pub mod image;
+pub mod link;
 pub mod network;
 pub mod origin;
 pub mod ostree;

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::rig::loopback;
+use super::loopback;
 
 /// Bytes that go over the line at a time: few, so that connections share it as packets would.
 const PART_LEN: usize = 16 << 10;
@@ -40,7 +40,7 @@ impl Line {
 }
 
 impl Link {
-    /// A line of so many megabits (10^6) per second to `server`. Its threads end with the bench.
+    /// A line of so many megabits (10^6) per second to `server`. Its threads end with the process.
     pub fn to(server: SocketAddr, megabits: u32) -> Link {
         let listener = TcpListener::bind(loopback(0)).expect("a port is free");
         let addr = listener.local_addr().expect("it is bound");

@@ -1,0 +1,178 @@
+//! A blob that nobody has yet and several hosts ask for: one of them brings it from upstream, and
+//! the others get each piece from it, and from each other, as soon as it is there.
+//!
+//! Who has the upstream's answer first claims the blob in the catalog ([`Claim`]), and shares what
+//! it gets in the early swarm that the claim names. Who finds the claim of another joins that
+//! swarm, as it joins that of a blob that the catalog knows. If no byte comes in time, it takes the
+//! claim over and brings the rest itself; of several, one does, and the others wait for it.
+//!
+//! **Invariant:** a claim is a hint. Without etcd, or whatever it says, a blob comes from upstream
+//! after a bounded wait, and is held against its digest as always.
+
+use std::sync::Arc;
+
+use crate::base::clock::Time;
+use crate::base::figures;
+use crate::base::hash::Sha1Hash;
+use crate::base::rng::Rng;
+use crate::catalog::{Claim, Claimed};
+use crate::engine::Membership;
+use crate::fetch::Fetcher;
+use crate::fetch::job::Conductor;
+use crate::limits;
+use crate::proto::blob::BlobName;
+use crate::proto::geometry::Geometry;
+use crate::store::Partial;
+
+/// A job's part in the early swarm of its blob.
+pub(super) struct EarlySwarm {
+    pub(super) claim: Claim,
+    pub(super) standing: Standing,
+    /// Since when the present leader is waited for.
+    pub(super) since: Time,
+    /// How many leaders were waited for before.
+    waits: u32,
+}
+
+/// Who brings the blob from upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// We do, and the claim is ours.
+    Leader,
+    /// We do, though the claim is another's: it was waited for long enough.
+    Alone,
+    /// Another host does.
+    Follower,
+}
+
+impl EarlySwarm {
+    pub(super) fn follower(claim: Claim) -> EarlySwarm {
+        let (standing, since) = (Standing::Follower, Time::now());
+        EarlySwarm { claim, standing, since, waits: 0 }
+    }
+}
+
+impl Fetcher {
+    /// Joins the early swarm of `claim`. `None`: there is no such blob, or the engine has stopped.
+    pub(super) fn join_early(
+        &self,
+        name: &BlobName,
+        claim: &Claim,
+        partial: &Arc<Partial>,
+    ) -> Option<Arc<Membership>> {
+        let geometry = Geometry::for_blob(claim.blob_len).ok()?;
+        let joined = self.engine().join_early(claim.swarm, name, geometry, Arc::clone(partial));
+        joined.ok().map(Arc::new)
+    }
+
+    /// Passes over early swarms of a blob of which one led to wrong bytes, or to none.
+    pub(super) fn distrust_early(&self, name: &BlobName) {
+        self.pass_over_swarm(name, EARLY);
+    }
+
+    pub(super) fn is_early_distrusted(&self, name: &BlobName) -> bool {
+        self.is_passed_over(name, EARLY)
+    }
+}
+
+/// Stands for all early swarms of a blob among those that are passed over.
+const EARLY: Sha1Hash = Sha1Hash([0; 20]);
+
+impl Conductor {
+    /// Claims the blob that has begun to come from upstream. If another host has done so, the
+    /// stream is left, and the rest comes from there.
+    pub(super) fn claim_blob(&mut self) {
+        let Some(blob_len) = self.partial.len().filter(|len| *len >= limits::CLAIM_LEN_MIN) else {
+            return;
+        };
+        let name = self.job.name();
+        if self.early.is_some() || self.fetcher.is_early_distrusted(&name) {
+            return;
+        }
+        let ours = new_claim(blob_len);
+        let deadline = Time::now() + limits::CATALOG_LOOKUP;
+        let (claim, standing) = match self.fetcher.catalog().claim(&name, &ours, deadline) {
+            Ok(Claimed::Ours) => (ours, Standing::Leader),
+            Ok(Claimed::Others(claim)) if claim.blob_len == blob_len => (claim, Standing::Follower),
+            Ok(_) | Err(_) => return,
+        };
+        let joined = self.fetcher.join_early(&name, &claim, &self.partial);
+        let Some(membership) = joined else { return };
+        match standing {
+            Standing::Follower => {
+                figures::CLAIMS_OTHERS.add(1);
+                self.leave_fill();
+            }
+            _ => figures::CLAIMS_OURS.add(1),
+        }
+        log::debug!("blob {name}: an early swarm, we are its {standing:?}");
+        self.early = Some(EarlySwarm { standing, ..EarlySwarm::follower(claim) });
+        self.enter(membership);
+    }
+
+    /// Whether this host brings the blob from upstream as if there were no swarm.
+    pub(super) fn leads(&self) -> bool {
+        self.early.as_ref().is_none_or(|early| early.standing != Standing::Follower)
+    }
+
+    /// The leader is too slow, or gone: takes its place, unless another follower just did.
+    pub(super) fn take_over(&mut self) {
+        let name = self.job.name();
+        let Some(early) = &mut self.early else { return };
+        let ours = Claim { holder: Rng::from_os().next_u64(), ..early.claim };
+        let deadline = Time::now() + limits::CATALOG_LOOKUP;
+        let taken = self.fetcher.catalog().take_over(&name, &early.claim, &ours, deadline);
+        match taken {
+            Ok(Claimed::Ours) => {
+                figures::CLAIMS_TAKEN_OVER.add(1);
+                early.claim = ours;
+                early.standing = Standing::Leader;
+            }
+            Ok(Claimed::Others(claim))
+                if claim.swarm == early.claim.swarm && early.waits < limits::LEADERS_AWAITED =>
+            {
+                early.claim = claim;
+                early.waits += 1;
+                early.since = Time::now();
+            }
+            _ => early.standing = Standing::Alone,
+        }
+        if early.standing != Standing::Follower {
+            self.job.now_leads();
+            log::info!("blob {name}: its host is silent, the rest comes from upstream");
+        }
+    }
+
+    /// Tells the catalog that the claim still stands, if it is ours; and when to do so again.
+    pub(super) fn renew_claim(&self, now: Time) -> Option<Time> {
+        let early = self.early.as_ref().filter(|early| early.standing == Standing::Leader)?;
+        debug_assert_eq!(Some(early.claim.blob_len), self.partial.len());
+        self.fetcher.catalog().renew(now + limits::CATALOG_LOOKUP);
+        Some(now + limits::CLAIM_RENEW)
+    }
+
+    /// The members of the early swarm do not agree: goes on without.
+    pub(super) fn leave_early(&mut self) {
+        self.release_claim();
+        self.fetcher.distrust_early(&self.job.name());
+        self.early = None;
+        self.membership = None;
+        self.job.now_leads();
+    }
+
+    /// Gives the claim up, if it is ours.
+    pub(super) fn release_claim(&self) {
+        if let Some(early) = &self.early
+            && early.standing == Standing::Leader
+        {
+            self.fetcher.catalog().release(&self.job.name(), &early.claim);
+        }
+    }
+}
+
+fn new_claim(blob_len: u64) -> Claim {
+    let mut rng = Rng::from_os();
+    let mut swarm = [0; 20];
+    rng.fill(&mut swarm);
+    Claim { swarm: Sha1Hash(swarm), blob_len, holder: rng.next_u64() }
+}
