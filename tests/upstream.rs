@@ -509,6 +509,16 @@ fn answers_without_a_body_say_so() {
     }
 }
 
+/// As registries answer each step of an upload: the connection goes on.
+#[test]
+fn an_empty_body_has_a_length() {
+    let origin = Origin::always(vec![answer(&["HTTP/1.1 202 Accepted", "Content-Length: 0"], b"")]);
+    for method in [Method::Get, Method::Post] {
+        let answer = upstream().relay(&method, &origin.url("/"), &Headers::new(), None).unwrap();
+        assert_eq!((answer.status, answer.len), (202, BodyLen::Known(0)), "{method:?}");
+    }
+}
+
 #[test]
 fn a_request_with_a_body_is_not_sent_twice() {
     let origin = Origin::always(vec![Step::Reset]);

@@ -96,6 +96,22 @@ impl Fetcher {
         if request.is_granted || standing == Standing::Granted {
             return Ok(());
         }
+        self.consult(request, standing)
+    }
+
+    /// As [`Fetcher::authorise`], but the upstream is asked whatever it said before: who pushes an
+    /// image asks which blobs the registry has, and registries delete blobs.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn confirm(&self, request: &BlobRequest) -> Result<(), FetchError> {
+        match self.standing(request) {
+            Standing::Unknown => self.consult(request, Standing::Unknown),
+            _ => self.consult(request, Standing::GrantedBefore),
+        }
+    }
+
+    fn consult(&self, request: &BlobRequest, standing: Standing) -> Result<(), FetchError> {
         let away = standing == Standing::GrantedBefore && self.outages.is_away(&request.origin.url);
         let answer = if away { Err(UpstreamError::TimedOut) } else { self.ask(&request.origin) };
         match answer {

@@ -200,6 +200,16 @@ impl Fetcher {
         Ok(Some(blob.len()))
     }
 
+    /// As [`Fetcher::stat`], of a blob that the upstream has at this moment, if it can be asked.
+    ///
+    /// # Errors
+    /// As [`Fetcher::open`].
+    pub fn stat_now(&self, request: &BlobRequest) -> Result<Option<u64>, FetchError> {
+        let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
+        self.confirm(request)?;
+        Ok(Some(blob.len()))
+    }
+
     fn stored(&self, request: &BlobRequest) -> Result<Option<Reader>, FetchError> {
         let Some(blob) = self.store().blob(&request.name) else { return Ok(None) };
         self.authorise(request)?;

@@ -26,7 +26,12 @@ pub(super) fn serve(
     let has_it = is_known(&head.headers, &etag);
     let request = BlobRequest { name, origin, range, file: None, is_granted: false };
     if is_head || has_it {
-        match front.fetcher.stat(&request) {
+        let stat = match is_head {
+            // Who pushes asks so what is to be sent.
+            true => front.fetcher.stat_now(&request),
+            false => front.fetcher.stat(&request),
+        };
+        match stat {
             Ok(Some(_)) if has_it => return exchange.respond(304, &fields(&etag, "store"), b""),
             Ok(Some(len)) => return describe(exchange, &etag, len),
             Ok(None) if is_head => return ask(front, exchange, &request.origin),

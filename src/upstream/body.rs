@@ -154,6 +154,8 @@ impl Relayed {
             // Whatever its headers say (RFC 9112 section 6.3).
             _ if is_head || matches!(status, 204 | 304) => BodyLen::None,
             Some(len) => BodyLen::Known(len),
+            // ureq tells an empty body from none at all by this alone.
+            None if headers.text("content-length") == Some("0") => BodyLen::Known(0),
             None if headers.contains_token("Transfer-Encoding", "chunked") => BodyLen::Chunked,
             None => BodyLen::UntilClose,
         };

@@ -1,7 +1,7 @@
 //! Who may have what: a cached blob is given only to whom the upstream would give it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use crate::curl::{Got, curl};
 use crate::site::{MIB, blobs_kept, url, wait_until_catalogued, wait_until_kept};
@@ -92,6 +92,29 @@ fn with_the_upstream_away_only_what_was_granted_is_served() {
         let got = ask(&granted, repository, &blob, token, &[]);
         assert_eq!((got.exit, got.status), (Some(0), 502), "{repository} {token}");
         ask(&allow, repository, &blob, token, &[]).assert_is(200, &blob.bytes);
+    }
+}
+
+/// Who pushes an image sends the blobs that the registry says it does not have: what is here, and
+/// was granted a moment ago, does not matter. Registries delete blobs.
+#[test]
+fn whether_a_blob_is_there_is_for_the_upstream_to_say() {
+    let blob = random_blob(55, MIB);
+    let (held, answers) = (blob.clone(), Arc::new(AtomicU16::new(200)));
+    let says = Arc::clone(&answers);
+    let origin = Origin::start(move |request| match says.load(Ordering::SeqCst) {
+        200 => private(request, &held),
+        other => vec![answer(&[&format!("HTTP/1.1 {other} X"), "Content-Length: 0"], b"")],
+    });
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_kept(&client, 1);
+    // The last is no answer: then it is what was said before.
+    for (said, told) in [(200, 200), (404, 404), (200, 200), (503, 200)] {
+        answers.store(said, Ordering::SeqCst);
+        let head = ask(&client, "secret", &blob, "good", &["--head"]);
+        assert_eq!((head.exit, head.status), (Some(0), told), "{said}");
     }
 }
 

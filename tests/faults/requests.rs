@@ -198,6 +198,16 @@ fn a_reader_that_leaves_stops_nobody() {
 }
 
 #[test]
+fn an_empty_answer_does_not_end_the_connection() {
+    let origin = Origin::always(vec![answer(&["HTTP/1.1 202 Accepted", "Content-Length: 0"], b"")]);
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let url = format!("http://{}/v2/a/blobs/uploads/", client.addr());
+    let got = curl(&url, &[&url, "--request", "POST"]);
+    assert_eq!(got.connections, ["1", "0"], "{}", got.head);
+}
+
+#[test]
 fn one_connection_serves_request_after_request() {
     let site = Site::start(77, &[MIB]);
     let (client, blob) = (site.lone_client(), site.layer(0));
