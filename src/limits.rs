@@ -282,6 +282,12 @@ pub const TRACKER_SEEDER_INTERVAL_MAX: Duration = Duration::from_secs(1800);
 /// than [`NO_PROGRESS`]: a second connection to a registry is not free, and may be as slow. Who
 /// waits for the first byte of another's question asks by itself after as long.
 pub const FILL_STALLED: Duration = Duration::from_secs(8);
+/// Streams of one blob from upstream at once, if readers wait far apart in it: containerd asks for
+/// three parts of a layer at once if nobody tells it otherwise.
+pub const FILL_STREAMS: usize = 4;
+/// Who waits for a byte so far behind the one that comes next gets a stream of its own: what comes
+/// on a fast line while a connection is made, and in a few seconds on a slow one.
+pub const FILL_FAR: u64 = 2 << 20;
 /// Attempts at upstream without one byte between them before it is given up.
 pub const FILL_ATTEMPTS_MAX: u32 = 6;
 /// How long a swarm may be silent when upstream is no help.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::base::clock::Time;
 use crate::base::hash::Sha1Hash;
 use crate::engine::Membership;
+use crate::fetch::lanes::Lane;
 use crate::fetch::stream::{Place, Stream};
 use crate::limits;
 use crate::proto::geometry::{PieceIndex, Span};
@@ -164,45 +165,41 @@ impl Fill {
     pub(super) fn gap(&self, from: u64, begun: Option<Stream>) -> Result<FillEnd, FillError> {
         let gap = self.partial.feed().gap_from(from).or_else(|| self.partial.feed().gap_from(0));
         let Some((start, end)) = gap else { return Ok(FillEnd::FoundNothing) };
-        let mut body = match begun {
+        let body = match begun {
             Some(body) => body,
             None => Stream::open(&self.upstream, &self.place, start, end)?,
         };
         self.learn_len(body.total)?;
+        match end.or(self.partial.len()) {
+            Some(end) => self.apart(Lane { at: body.offset, stream: body, end }),
+            None => self.to_the_end(body),
+        }
+    }
+
+    /// Brings all that comes. The last part read stays unmarked until the next: when the end is
+    /// met, the length is known before the last byte is readable, and who follows the feed knows
+    /// where it ends.
+    fn to_the_end(&self, mut body: Stream) -> Result<FillEnd, FillError> {
         let mut at = body.offset;
-        let stop_at = end.or(self.partial.len());
-        // Without a length the last part read stays unmarked until the next: when the end is met,
-        // the length is known before the last byte is readable, and who follows the feed knows
-        // where it ends.
         let mut unmarked = Span { offset: at, len: 0 };
         let mut buf = vec![0; limits::COPY_LEN];
-        while stop_at.is_none_or(|stop_at| at < stop_at) {
-            let room = stop_at.map_or(u64::MAX, |stop_at| stop_at - at);
-            let room = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
-            let len = body.read(&mut buf[..room])?;
+        loop {
+            let len = body.read(&mut buf)?;
             if self.gauge.is_left() {
                 return Ok(FillEnd::Left);
             }
             self.gauge.count(len);
             if len == 0 {
-                match stop_at {
-                    Some(_) => return Err(FillError::Upstream(UpstreamError::WrongLength)),
-                    None => break,
-                }
+                break;
             }
             self.partial.feed().mark(unmarked);
             unmarked = self.write_new(at, &buf[..len])?;
             at += len as u64;
-            if self.partial.len().is_some() {
-                self.partial.feed().mark(unmarked);
-                unmarked = Span { offset: at, len: 0 };
-            }
         }
         if self.partial.len().is_none() {
             self.partial.set_len(at)?;
-            self.partial.feed().mark(unmarked);
         }
-        drain(&mut body);
+        self.partial.feed().mark(unmarked);
         Ok(FillEnd::Done)
     }
 

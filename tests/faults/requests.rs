@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use crate::curl::curl;
 use crate::site::{MIB, REPOSITORY, Site, blobs_kept, pull, url, wait_until_kept};
@@ -119,6 +120,26 @@ fn a_part_of_a_blob_on_its_way_is_told_as_a_part_though_its_length_is_unknown() 
     first.read_exact(&mut [0; 1]).expect("it answers");
     let got = pull(&client, &blob, &["--range", &format!("{MIB}-")]);
     got.assert_is(206, &blob.bytes[MIB..]);
+}
+
+/// containerd 2 can ask for several parts of a layer at once: the later ones do not wait until the
+/// stream of the first comes to them.
+#[test]
+fn readers_far_apart_do_not_wait_for_each_other() {
+    let site = Site::start(80, &[16 * MIB]);
+    let (client, blob) = (site.lone_client(), site.layer(0));
+    site.proxy.fail(&blob.digest, 1, Fault::Drip { every: Duration::from_millis(1) });
+    let mut first = TcpStream::connect(client.addr()).expect("it listens");
+    let path = format!("/v2/{REPOSITORY}/blobs/{}", blob.digest);
+    write!(first, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+    first.read_exact(&mut [0; 1]).expect("it answers");
+    // Not to the end: the last bytes wait for the digest.
+    for (first, end) in [(12 * MIB, 15 * MIB), (4 * MIB, 8 * MIB)] {
+        let got = pull(&client, blob, &["--range", &format!("{first}-{}", end - 1)]);
+        got.assert_is(206, &blob.bytes[first..end]);
+    }
+    let bytes = site.proxy.blob_bytes(&blob.digest);
+    assert!(bytes < 13 * MIB as u64, "no byte twice, but {bytes}");
 }
 
 #[test]
