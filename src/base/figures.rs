@@ -31,12 +31,15 @@ figures! {
         Counter BYTES_TO_CLIENTS "to=\"client\"",
         Counter BYTES_TO_PEERS "to=\"peer\"",
     }
-    "torrent_cache_blob_requests_total", "Blob requests, by how they were answered.": {
+    "torrent_cache_blob_requests_total", "Requests for blobs, by how each was answered.": {
         Counter REQUESTS_HIT "outcome=\"hit\"",
         Counter REQUESTS_SWARM "outcome=\"swarm\"",
         Counter REQUESTS_UPSTREAM "outcome=\"upstream\"",
         Counter REQUESTS_DENIED "outcome=\"denied\"",
         Counter REQUESTS_FAILED "outcome=\"failed\"",
+    }
+    "torrent_cache_cut_responses_total", "Answered requests for blobs whose response was cut.": {
+        Counter REQUESTS_CUT ""
     }
     "torrent_cache_deltas_total", "Static deltas of OSTree that were fetched, by outcome.": {
         Counter DELTAS_DONE "outcome=\"done\"",
@@ -59,7 +62,7 @@ figures! {
         Counter OBJECTS_SHARED "outcome=\"shared\"",
         Counter OBJECTS_WRONG "outcome=\"wrong\"",
     }
-    "torrent_cache_relayed_requests_total", "Requests relayed as they are, by how they ended.": {
+    "torrent_cache_relayed_requests_total", "Requests relayed and tunnels, by how they ended.": {
         Counter RELAYED_OK "outcome=\"ok\"",
         Counter RELAYED_FAILED "outcome=\"failed\"",
     }
@@ -82,6 +85,9 @@ figures! {
     "torrent_cache_store_evicted_total", "Blobs removed to make room.": { Counter STORE_EVICTED "" }
     "torrent_cache_store_errors_total", "Failed reads and writes of the store.": {
         Counter STORE_ERRORS ""
+    }
+    "torrent_cache_store_refused_total", "Blobs passed on but not kept: no room, or a bad disk.": {
+        Counter STORE_REFUSED ""
     }
     "torrent_cache_files", "Files that are kept by URL.": { Gauge FILES "" }
     "torrent_cache_files_bytes", "Their bytes on disk.": { Gauge FILES_BYTES "" }

@@ -221,7 +221,6 @@ impl Fetcher {
             None => None,
         };
         let part = request.part(layout.as_deref(), Some(blob.len()))?;
-        figures::REQUESTS_HIT.add(1);
         let source = Source::Stored(self.stored_at(blob, &request.origin));
         Ok(Some(part.reader(request.name, source, layout)))
     }
@@ -255,8 +254,6 @@ impl Fetcher {
         if !request.is_granted {
             job.set_origin(&request.origin);
         }
-        let in_swarm = job.is_in_swarm();
-        if in_swarm { &figures::REQUESTS_SWARM } else { &figures::REQUESTS_UPSTREAM }.add(1);
         self.reader(request, job, partial)
     }
 
@@ -299,11 +296,9 @@ impl Fetcher {
             // who is refused leaves nothing behind, and whoever waits asks for itself.
             self.authorise(request).inspect_err(|_| self.store().discard(&partial))?;
             if Conductor::start(self, &leadership.job, &partial, start).is_ok() {
-                figures::REQUESTS_SWARM.add(1);
                 return self.reader(request, &leadership.job, &partial);
             }
         }
-        figures::REQUESTS_UPSTREAM.add(1);
         match &request.file {
             Some(file) => self.lead_delta(request, file, &leadership.job),
             None => self.lead_from_upstream(request, &leadership.job),
@@ -368,6 +363,7 @@ impl Fetcher {
         match self.store().begin(name, len) {
             Ok(partial) => Some(partial),
             Err(error) => {
+                figures::STORE_REFUSED.add(1);
                 crate::log_limited!(warn, "blob {name} is passed through, not kept: {error}");
                 None
             }

@@ -48,8 +48,22 @@ pub(super) fn serve(
         Err(FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, request.origin.url)
         }
-        Err(error) => fail(exchange, &Place::Url(&request.origin.url), &error),
+        Err(error) => {
+            count_failed(&error);
+            fail(exchange, &Place::Url(&request.origin.url), &error)
+        }
     }
+}
+
+/// Counts a request for a blob that is answered without it.
+pub(super) fn count_failed(error: &FetchError) {
+    let is_denied = match error {
+        FetchError::Unsatisfiable(_) => return,
+        FetchError::Upstream(UpstreamError::Status(answer)) => matches!(answer.status, 401 | 403),
+        FetchError::Upstream(UpstreamError::Forbidden) => true,
+        _ => false,
+    };
+    if is_denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
 }
 
 /// The range to answer: none if the client's copy is of something else (`If-Range`, RFC 9110
@@ -127,11 +141,17 @@ pub(super) fn send(
         None => BodyLen::Chunked,
     };
     // While no byte is there, the client can still be told that none will come.
-    let name = reader.name();
+    let (name, source) = (reader.name(), reader.source());
     let mut next = match reader.next(SEND_LEN) {
         Err(error) => return fail_read(exchange, name, &error),
         next => next,
     };
+    match source {
+        "store" => &figures::REQUESTS_HIT,
+        "swarm" => &figures::REQUESTS_SWARM,
+        _ => &figures::REQUESTS_UPSTREAM,
+    }
+    .add(1);
     exchange.start(if is_part { 206 } else { 200 }, &headers, len)?;
     loop {
         match next {
@@ -160,7 +180,7 @@ pub(super) fn send(
 
 /// Counts a response that ends before its time.
 fn cut(reader: &Reader, error: &ReadError) -> ExchangeError {
-    figures::REQUESTS_FAILED.add(1);
+    figures::REQUESTS_CUT.add(1);
     crate::log_limited!(warn, "blob {}: a response is cut: {error}", reader.name());
     ExchangeError::Cut(error.to_string())
 }

@@ -45,7 +45,10 @@ pub(super) fn serve(
         Err(FetchError::NoDelta | FetchError::Upstream(UpstreamError::Encoded)) => {
             relay::serve(front, exchange, url)
         }
-        Err(error) => fail(exchange, &Place::Url(&url), &error),
+        Err(error) => {
+            blob::count_failed(&error);
+            fail(exchange, &Place::Url(&url), &error)
+        }
     }
 }
 

@@ -119,12 +119,8 @@ fn fail(
             headers.append("Content-Range", format!("bytes */{len}"));
             exchange.respond(416, &headers, b"")
         }
-        FetchError::NoFile => {
-            figures::REQUESTS_FAILED.add(1);
-            refuse(exchange, 404, "BLOB_UNKNOWN", &error.to_string())
-        }
+        FetchError::NoFile => refuse(exchange, 404, "BLOB_UNKNOWN", &error.to_string()),
         FetchError::Local(_) | FetchError::Renewed(_) | FetchError::NoDelta => {
-            figures::REQUESTS_FAILED.add(1);
             refuse(exchange, 500, "UNKNOWN", &error.to_string())
         }
     }
@@ -137,18 +133,12 @@ fn fail_upstream(
 ) -> Result<(), ExchangeError> {
     match error {
         UpstreamError::Status(answer) => {
-            let denied = matches!(answer.status, 401 | 403);
-            if denied { &figures::REQUESTS_DENIED } else { &figures::REQUESTS_FAILED }.add(1);
             let user_agent = exchange.head().headers.text("user-agent");
             let status = passing_status(user_agent, answer.status);
             pass_on(exchange, status, answer)
         }
-        UpstreamError::Forbidden => {
-            figures::REQUESTS_DENIED.add(1);
-            refuse(exchange, 403, "DENIED", &error.to_string())
-        }
+        UpstreamError::Forbidden => refuse(exchange, 403, "DENIED", &error.to_string()),
         _ => {
-            figures::REQUESTS_FAILED.add(1);
             crate::log_limited!(warn, "no answer from upstream, {place}: {error}");
             let status = unreachable_status(exchange.head().headers.text("user-agent"), error);
             refuse(exchange, status, "UNAVAILABLE", &error.to_string())
@@ -162,10 +152,10 @@ fn fail_read(
     name: BlobName,
     error: &ReadError,
 ) -> Result<(), ExchangeError> {
+    figures::REQUESTS_FAILED.add(1);
     if let ReadError::Upstream(error) = error {
         return fail_upstream(exchange, &Place::Blob(name), error);
     }
-    figures::REQUESTS_FAILED.add(1);
     crate::log_limited!(warn, "blob {name}: no byte of it can be given: {error}");
     let retries_500_only = is_ostree(exchange.head().headers.text("user-agent"));
     let status = if retries_500_only { 500 } else { 502 };

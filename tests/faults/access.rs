@@ -199,6 +199,37 @@ fn a_token_that_expired_stops_nobody_who_comes_with_a_fresh_one() {
     });
 }
 
+#[test]
+fn a_request_for_a_blob_is_counted_once_and_no_other_is() {
+    let blob = random_blob(56, MIB);
+    let held = blob.clone();
+    let origin = Origin::start(move |request| private(request, &held));
+    let registry = format!("http://{}", origin.addr());
+    let client = Program::client("client", &[("REGISTRY_LOCATION", &registry)]);
+    let nobody = Program::client("nobody", &[]);
+    let counts = |client: &Program| {
+        ["hit", "swarm", "upstream", "denied", "failed"].map(|outcome| {
+            client.metric(&format!("torrent_cache_blob_requests_total{{outcome=\"{outcome}\"}}"))
+        })
+    };
+    assert_eq!(ask(&client, "secret", &blob, "", &[]).status, 401);
+    assert_eq!(counts(&client), [0, 0, 0, 1, 0]);
+    ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    wait_until_kept(&client, 1);
+    ask(&client, "secret", &blob, "good", &[]).assert_is(200, &blob.bytes);
+    assert_eq!(counts(&client), [1, 0, 1, 1, 0]);
+    for more in [&[][..], &["--head"]] {
+        assert_eq!(ask(&nobody, "secret", &blob, "good", more).status, 502);
+    }
+    let relayed = format!("http://{}/v2/a/manifests/latest", nobody.addr());
+    assert_eq!(curl(&relayed, &[]).status, 502);
+    let proxy = format!("http://{}", nobody.addr());
+    let tunnel = ["--noproxy", "none", "--proxytunnel", "--proxy", &proxy];
+    assert_ne!(curl("http://127.0.0.1:1/", &tunnel).exit, Some(0));
+    assert_eq!(counts(&nobody), [0, 0, 0, 0, 1]);
+    assert_eq!(nobody.metric("torrent_cache_relayed_requests_total{outcome=\"failed\"}"), 2);
+}
+
 /// A registry keeps its blobs in a storage that takes a signed URL for the method that it was
 /// signed for, and no other.
 #[test]

@@ -78,3 +78,14 @@ fn a_blob_that_the_disk_does_not_give_to_peers_is_dropped() {
     assert_eq!(second.metric(FROM_PEERS), 0);
     wait_for("the blob to be dropped", || (!path.exists()).then_some(()));
 }
+
+/// The pull is none the worse for it, but somebody should know that others get nothing from here.
+#[test]
+fn a_blob_without_room_is_passed_on_and_counted() {
+    let site = Site::start(94, &[2 * MIB]);
+    let registry = site.proxy.url();
+    let options = [("REGISTRY_LOCATION", registry.as_str()), ("STORAGE_MAX", "1M")];
+    let (client, blob) = (Program::client("client", &options), site.layer(0));
+    pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+    assert_eq!(client.metric("torrent_cache_store_refused_total"), 1, "{}", client.log());
+}
