@@ -16,7 +16,8 @@
 //!
 //! A piece that is on its way cannot be passed on. If we asked every peer for one, and everyone did
 //! so, each uplink would be shared by all, every piece would come late, and most of the blob would
-//! be on its way at once. So we begin no more pieces than keep our downlink busy.
+//! be on its way at once. So we begin no more pieces than keep our downlink busy, and the first one
+//! alone, as long as it comes: until it is here we have nothing to give.
 
 use std::time::Duration;
 
@@ -158,7 +159,12 @@ impl Swarm {
         let late = self.pace().turn();
         let live = self.links.values().filter(|link| now.since(link.progress_at) < late);
         let begun: usize = live.map(|link| link.owned.len()).sum();
-        let most = BEGUN_MAX + self.pieces_in(self.latency() * 2, self.down.rate(now));
+        let most = if self.have().is_empty() {
+            // A reader waits for it, and others for what we can pass on.
+            1
+        } else {
+            BEGUN_MAX + self.pieces_in(self.latency() * 2, self.down.rate(now))
+        };
         // A slow disk has enough to do as well.
         let has_enough = begun.max(self.pieces.verifying()) >= most;
         Thrift { saves_seeds, has_enough }
@@ -261,11 +267,6 @@ impl Swarm {
             }
         }
         if has_enough && !saved {
-            return None;
-        }
-        // The first piece of all has the downlink for itself: a reader waits for it.
-        let is_first = self.have().is_empty() && !self.pieces.progress().is_empty();
-        if is_first && !saves_seeds && !self.readers.is_empty() {
             return None;
         }
         let link = self.links.get(&id)?;

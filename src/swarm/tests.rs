@@ -314,8 +314,8 @@ fn a_host_that_fetches_serves_few_until_they_can_pass_it_on() {
 }
 
 /// A host with so many peers that have all pieces but the last and serve it.
-fn host_with_peers(pieces: u32, peers: usize) -> (Host, Vec<LinkId>) {
-    let mut host = Host::new(pieces, 0);
+fn host_with_peers(pieces: u32, stored: u32, peers: usize) -> (Host, Vec<LinkId>) {
+    let mut host = Host::new(pieces, stored);
     let mut has = Pieces::all(*host.swarm.geometry());
     has.remove(host.piece(pieces - 1));
     let links: Vec<LinkId> = (0..peers).map(|_| host.link()).collect();
@@ -331,8 +331,24 @@ fn pieces_begun(host: &Host) -> usize {
 }
 
 #[test]
+fn until_it_has_something_to_give_a_host_begins_one_piece() {
+    let (mut host, links) = host_with_peers(100, 0, 25);
+    assert_eq!(pieces_begun(&host), 1);
+    let begun = links.iter().find_map(|id| Some((*id, *host.swarm.links[id].owned.first()?)));
+    let (link, piece) = begun.unwrap();
+    // Unless it does not come.
+    host.pass(Duration::from_millis(100));
+    assert_eq!(pieces_begun(&host), 2);
+    for begin in [0, BLOCK_LEN] {
+        assert!(host.deliver(link, block(piece.get(), begin)));
+    }
+    host.input(Input::Stored { piece });
+    assert!(pieces_begun(&host) >= 10);
+}
+
+#[test]
 fn no_more_pieces_are_begun_than_come_soon() {
-    let (mut host, _) = host_with_peers(100, 25);
+    let (mut host, _) = host_with_peers(100, 1, 25);
     assert_eq!(pieces_begun(&host), 10);
     // Nor while the disk has as many to take.
     let deliver_one = |host: &mut Host| {
@@ -358,7 +374,7 @@ fn no_more_pieces_are_begun_than_come_soon() {
 
 #[test]
 fn more_pieces_are_begun_when_words_take_long() {
-    let (mut host, links) = host_with_peers(100, 40);
+    let (mut host, links) = host_with_peers(100, 1, 40);
     host.now = host.now + Duration::from_millis(100);
     let asked = links.iter().flat_map(|link| {
         let requests = host.swarm.links[link].requests.iter();
@@ -455,7 +471,7 @@ fn what_a_busy_peer_refuses_is_asked_of_who_has_it_by_then() {
 
 #[test]
 fn the_rest_of_a_piece_that_a_peer_refuses_is_asked_of_another() {
-    let mut host = Host::new(8, 0);
+    let mut host = Host::new(8, 1);
     let (refuses, asked) = host.seed();
     let (other, others) = host.seed();
     host.deliver(refuses, asked[0]);
@@ -466,7 +482,7 @@ fn the_rest_of_a_piece_that_a_peer_refuses_is_asked_of_another() {
 
 #[test]
 fn who_was_never_right_gets_no_part_of_what_another_began_if_anybody_was() {
-    let mut host = Host::new(8, 0);
+    let mut host = Host::new(8, 1);
     let (dies, asked) = host.seed();
     let (right, rights) = host.seed();
     let (new, news) = host.seed();
@@ -483,7 +499,7 @@ fn who_was_never_right_gets_no_part_of_what_another_began_if_anybody_was() {
 #[test]
 fn memory_bounds_what_is_in_flight() {
     let share = 3 * u64::from(PIECE_LEN);
-    let mut host = Host::with(100, 0, |config| config.bytes_in_flight_max = share);
+    let mut host = Host::with(100, 1, |config| config.bytes_in_flight_max = share);
     let asked: usize = (0..5).map(|_| host.seed().1.len()).sum();
     assert_eq!(asked, 6);
     host.input(Input::Share { bytes_in_flight_max: share * 2 });
@@ -847,7 +863,7 @@ fn a_full_swarm_makes_room_for_addresses_that_have_fewer_links_than_another() {
 
 #[test]
 fn what_a_banned_peer_sent_is_not_held_against_those_who_bring_the_rest() {
-    let mut host = Host::new(3, 0);
+    let mut host = Host::new(4, 1);
     let (liar, asked) = host.seed();
     // One piece of it is whole, one is begun.
     let (whole, begun, mut mixed) = (&asked[..2], &asked[2..], Vec::new());

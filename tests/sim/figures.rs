@@ -29,6 +29,8 @@ pub struct Figures {
     pub first_byte: f64,
     /// The longest time that an idle peer was not asked for what a reader needed, in seconds.
     pub idle: f64,
+    /// The same, as long as the reader's own downlink was idle as well.
+    pub idle_with_room: f64,
 }
 
 /// How the world is changed before it runs.
@@ -60,6 +62,7 @@ pub fn run(seed: u64, geometry: Geometry, plans: Vec<Plan>, prepare: Prepare) ->
         stall: longest(&|host| host.longest_stall),
         first_byte,
         idle: longest(&|host| host.longest_idle),
+        idle_with_room: longest(&|host| host.longest_idle_with_room),
         world,
     }
 }
@@ -143,15 +146,10 @@ impl Runs {
 
     /// The bounds that every scenario has.
     pub fn wastes_little(&self) -> &Runs {
-        self.wastes_at_most(0.03)
-    }
-
-    /// The same, with another bound for all duplicate bytes.
-    pub fn wastes_at_most(&self, bound: f64) -> &Runs {
         self.at_most(0.01, "duplicate bytes before the end game", |figures| {
             figures.duplicates_early
         });
-        self.at_most(bound, "duplicate bytes", |figures| figures.duplicates);
+        self.at_most(0.03, "duplicate bytes", |figures| figures.duplicates);
         self
     }
 }

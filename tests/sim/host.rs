@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use torrent_cache::base::clock::Time;
 use torrent_cache::proto::geometry::{Geometry, PieceIndex};
-use torrent_cache::proto::peer::PeerId;
+use torrent_cache::proto::peer::{PeerId, RawBlock};
 use torrent_cache::swarm::{Action, LinkId, Swarm};
 
 use crate::network::Line;
@@ -65,11 +65,16 @@ pub struct Host {
     pub links: BTreeSet<LinkId>,
     pub wake: Option<Time>,
     pub disk_free: Time,
-    /// Pieces of which blocks are held, and those of them with a wrong block.
+    /// Pieces of which blocks are held, those that the disk is busy with, and for those with wrong
+    /// blocks who sent such.
     pub held: BTreeSet<PieceIndex>,
-    pub bad: BTreeSet<PieceIndex>,
-    /// For each piece, requests that were not answered, and whether there ever was one.
-    asked: Vec<(u32, bool)>,
+    pub verifying: BTreeSet<PieceIndex>,
+    pub bad: BTreeMap<PieceIndex, BTreeSet<usize>>,
+    /// Requests that have no answer yet and were not taken back, on which link each: piece and
+    /// first byte.
+    asked: BTreeSet<(u32, u32, LinkId)>,
+    /// Whether each piece was ever asked for.
+    ever_asked: Vec<bool>,
     never_asked: usize,
     /// The reader has all bytes before this.
     pub prefix: u64,
@@ -82,6 +87,9 @@ pub struct Host {
     /// Since when a piece that the reader needs soon is not asked for though an idle peer has it.
     pub idly_unasked: BTreeMap<PieceIndex, Time>,
     pub longest_idle: Duration,
+    /// The same, as long as its own downlink was idle as well.
+    pub idly_unasked_with_room: BTreeMap<PieceIndex, Time>,
+    pub longest_idle_with_room: Duration,
     /// Bytes of blocks that came, by what became of them; `dropped_early`: before every piece had
     /// been asked for.
     pub kept: u64,
@@ -89,8 +97,8 @@ pub struct Host {
     pub dropped_early: u64,
     pub sent: u64,
     pub from_upstream: u64,
-    /// Pieces that had the wrong hash.
-    pub corrupt: usize,
+    /// For each who sent wrong bytes, how many pieces with some were hashed before it was banned.
+    pub lied: BTreeMap<usize, usize>,
     /// Hosts that it banned.
     pub banned: BTreeSet<usize>,
     /// Kept for its memory.
@@ -119,8 +127,10 @@ impl Host {
             wake: None,
             disk_free: arrived,
             held: BTreeSet::new(),
-            bad: BTreeSet::new(),
-            asked: vec![(0, false); pieces],
+            verifying: BTreeSet::new(),
+            bad: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            ever_asked: vec![false; pieces],
             never_asked: pieces,
             prefix: 0,
             advanced: arrived,
@@ -130,26 +140,35 @@ impl Host {
             longest_stall: Duration::ZERO,
             idly_unasked: BTreeMap::new(),
             longest_idle: Duration::ZERO,
+            idly_unasked_with_room: BTreeMap::new(),
+            longest_idle_with_room: Duration::ZERO,
             kept: 0,
             dropped: 0,
             dropped_early: 0,
             sent: 0,
             from_upstream: 0,
-            corrupt: 0,
+            lied: BTreeMap::new(),
             banned: BTreeSet::new(),
             actions: Vec::new(),
         }
     }
 
-    /// It asked for a part of a piece, or a request ended.
-    pub fn asked(&mut self, piece: u32, more: bool) {
-        let (open, ever) = &mut self.asked[piece as usize];
-        if more {
-            *open += 1;
-            self.never_asked -= usize::from(!std::mem::replace(ever, true));
-        } else {
-            *open = open.saturating_sub(1);
-        }
+    /// It asked for a block.
+    pub fn asked(&mut self, link: LinkId, block: RawBlock) {
+        self.asked.insert((block.piece, block.begin, link));
+        let ever = &mut self.ever_asked[block.piece as usize];
+        self.never_asked -= usize::from(!std::mem::replace(ever, true));
+    }
+
+    /// It took a request back, or has an answer: the block or a refusal.
+    pub fn answered(&mut self, link: LinkId, block: RawBlock) {
+        self.asked.remove(&(block.piece, block.begin, link));
+    }
+
+    /// A link is gone with all its requests.
+    pub fn unlinked(&mut self, link: LinkId) -> bool {
+        self.asked.retain(|(_, _, of)| *of != link);
+        self.links.remove(&link)
     }
 
     /// Whether there is no piece left to begin.
@@ -157,9 +176,11 @@ impl Host {
         self.never_asked == 0
     }
 
-    /// Whether the piece was asked for or is with the disk.
+    /// Whether some of the piece is asked for now, or it is with the disk.
     pub fn is_under_way(&self, piece: PieceIndex) -> bool {
-        self.asked[piece.index()].0 > 0 || self.held.contains(&piece)
+        let from = (piece.get(), 0, LinkId(0));
+        let mut asked = self.asked.range(from..).take_while(|(of, ..)| *of == piece.get());
+        asked.next().is_some() || self.verifying.contains(&piece)
     }
 
     /// The number of the piece that the reader needs next.

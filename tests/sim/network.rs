@@ -172,6 +172,11 @@ impl Network {
         !self.stations[host].sending && self.stations[host].round.is_empty()
     }
 
+    /// Whether nothing is on its way through the downlink.
+    pub fn takes_more(&self, host: usize, now: Time) -> bool {
+        self.stations[host].downlink_free <= now
+    }
+
     /// Ends a link at both ends. What is under way still takes its time.
     pub fn disconnect(&mut self, link: LinkId) {
         for end in [link, far(link)] {

@@ -79,6 +79,19 @@ impl Ord for Scheduled {
     }
 }
 
+/// Keeps since when each piece of `unasked` is so; the longest.
+fn note(
+    since: &mut BTreeMap<PieceIndex, Time>,
+    unasked: &BTreeSet<PieceIndex>,
+    now: Time,
+) -> Duration {
+    since.retain(|piece, _| unasked.contains(piece));
+    for piece in unasked {
+        since.entry(*piece).or_insert(now);
+    }
+    since.values().min().map_or(Duration::ZERO, |first| now.since(*first))
+}
+
 /// The network and its hosts.
 pub struct World {
     pub seed: u64,
@@ -316,6 +329,7 @@ impl World {
             Action::Drop => {}
             Action::Verify { piece } => {
                 let host = &mut self.hosts[n];
+                host.verifying.insert(piece);
                 host.disk_free = host.disk_free.max(self.now) + host.plan.disk;
                 let at = host.disk_free;
                 self.at(at, Event::Verified(n, piece));
@@ -360,8 +374,8 @@ impl World {
                 return;
             }
             (Message::Request(_), Manner::Greedy) => return,
-            (Message::Request(block), _) => self.hosts[n].asked(block.piece, true),
-            (Message::Cancel(block), _) => self.hosts[n].asked(block.piece, false),
+            (Message::Request(block), _) => self.hosts[n].asked(link, *block),
+            (Message::Cancel(block), _) => self.hosts[n].answered(link, *block),
             _ => {}
         }
         self.send(link, Item::Message(message));
@@ -412,10 +426,10 @@ impl World {
 
     /// One end closed the link: the other hears of it.
     fn cut(&mut self, n: usize, link: LinkId) {
-        self.hosts[n].links.remove(&link);
+        self.hosts[n].unlinked(link);
         let Some((_, other)) = self.network.ends(link) else { return };
         self.network.disconnect(link);
-        if self.hosts[other].links.remove(&far(link)) && self.network.reaches(n, other) {
+        if self.hosts[other].unlinked(far(link)) && self.network.reaches(n, other) {
             let down = Input::LinkDown { link: far(link) };
             let at = self.now + self.network.latency(n, other);
             self.at(at, Event::Input(other, down));
@@ -445,14 +459,19 @@ impl World {
     }
 
     fn receive(&mut self, link: LinkId, item: Item) {
-        let Some((_, n)) = self.network.ends(link) else { return };
+        let Some((from, n)) = self.network.ends(link) else { return };
         let link = far(link);
         if self.hosts[n].plan.manner == Manner::Greedy && self.greed(link, &item) {
             return;
         }
         match item {
-            Item::Message(message) => self.input(n, Input::Message { link, message }),
-            Item::Block(block, bad) => self.block_came(n, link, block, bad),
+            Item::Message(message) => {
+                if let Message::Reject(block) = &message {
+                    self.hosts[n].answered(link, *block);
+                }
+                self.input(n, Input::Message { link, message });
+            }
+            Item::Block(block, bad) => self.block_came(n, link, block, bad.then_some(from)),
         }
     }
 
@@ -473,11 +492,12 @@ impl World {
         matches!(item, Item::Block(..))
     }
 
-    fn block_came(&mut self, n: usize, link: LinkId, block: Block, bad: bool) {
+    /// A block came, with wrong bytes if it is of a liar.
+    fn block_came(&mut self, n: usize, link: LinkId, block: Block, liar: Option<usize>) {
         let (piece, len) = (block.piece(), u64::from(block.len()));
         let raw = RawBlock { piece: piece.get(), begin: block.begin(), len: block.len() };
         let kept = self.hosts[n].kept;
-        self.hosts[n].asked(piece.get(), false);
+        self.hosts[n].answered(link, raw);
         self.input(n, Input::Block { link, block: raw });
         let host = &mut self.hosts[n];
         if host.kept == kept {
@@ -485,15 +505,19 @@ impl World {
             if !host.in_end_game() {
                 host.dropped_early += len;
             }
-        } else if bad {
-            host.bad.insert(piece);
+        } else if let Some(liar) = liar {
+            host.bad.entry(piece).or_default().insert(liar);
         }
     }
 
     fn verified(&mut self, n: usize, piece: PieceIndex) {
         self.hosts[n].held.remove(&piece);
-        if self.hosts[n].bad.remove(&piece) {
-            self.hosts[n].corrupt += 1;
+        self.hosts[n].verifying.remove(&piece);
+        if let Some(liars) = self.hosts[n].bad.remove(&piece) {
+            let host = &mut self.hosts[n];
+            for liar in liars.difference(&host.banned) {
+                *host.lied.entry(*liar).or_default() += 1;
+            }
             self.input(n, Input::Corrupt { piece });
         } else {
             self.stored(n, piece);
@@ -566,13 +590,13 @@ impl World {
                 })
                 .collect();
             let now = self.now;
+            let has_room = self.network.takes_more(n, now);
             let host = &mut self.hosts[n];
-            let before: BTreeMap<PieceIndex, Time> = std::mem::take(&mut host.idly_unasked);
-            for piece in unasked {
-                let since = before.get(&piece).copied().unwrap_or(now);
-                host.longest_idle = host.longest_idle.max(now.since(since));
-                host.idly_unasked.insert(piece, since);
-            }
+            let longest = note(&mut host.idly_unasked, &unasked, now);
+            host.longest_idle = host.longest_idle.max(longest);
+            let unasked = if has_room { unasked } else { BTreeSet::new() };
+            let longest = note(&mut host.idly_unasked_with_room, &unasked, now);
+            host.longest_idle_with_room = host.longest_idle_with_room.max(longest);
         }
     }
 

@@ -13,6 +13,9 @@ fn nothing_is_asked_for_before_its_hash_is_known() {
         let blocks = host.asked(link);
         assert_eq!(blocks.len(), 2, "at once");
         assert!(blocks.iter().all(|block| block.piece == number));
+        // Of those whose hash is known, the first piece of all is begun alone.
+        blocks.into_iter().for_each(|block| assert!(host.deliver(link, block)));
+        host.input(Input::Stored { piece: host.piece(number) });
     }
 }
 
