@@ -153,8 +153,10 @@ pub const BLOCK_LEN: u32 = 16 << 10;
 /// more.
 pub const BLOCK_LEN_MAX: u32 = 1 << 20;
 /// The longest message that is no block: a bitfield of [`PIECES_MAX`] pieces is 4 KiB, an extension
-/// message with 200 peers 6 KiB.
-pub const PEER_MESSAGE_LEN_MAX: u32 = 256 << 10;
+/// message with 200 peers 6 KiB, one with a part of a `.torrent` 16 KiB (BEP 9). Each link may hold
+/// one that has not come whole.
+pub const PEER_MESSAGE_LEN_MAX: u32 = 32 << 10;
+const _: () = assert!(PEER_MESSAGE_LEN_MAX > PIECES_MAX / 8);
 /// A link over which nothing came for this long is closed (BEP 3 sends keep-alives every 2
 /// minutes).
 pub const PEER_IDLE: Duration = Duration::from_secs(150);

@@ -84,8 +84,16 @@ fn who_chokes_is_not_asked_whatever_it_allows() {
     let opening = |wire: &mut Wire| {
         wire.send(&whole())?;
         (0..8).try_for_each(|piece| wire.send(&Message::AllowedFast(piece)))?;
-        // It is wanted, and asked for nothing until it says so.
-        while wire.next()? != Some(Frame::Message(Message::Interested)) {}
+        // What it says to a question that comes after all this shows that it has seen it.
+        let question = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN };
+        wire.send(&Message::Request(question))?;
+        let mut said = Vec::new();
+        while said.last() != Some(&Frame::Message(Message::Reject(question))) {
+            said.push(wire.next()?.ok_or(io::ErrorKind::UnexpectedEof)?);
+        }
+        assert!(said.contains(&Frame::Message(Message::Interested)), "it is wanted: {said:?}");
+        let asked = said.iter().any(|frame| matches!(frame, Frame::Message(Message::Request(_))));
+        assert!(!asked, "it did not say yet that it gives: {said:?}");
         wire.send(&Message::Unchoke)
     };
     let answer = move |block| Ok(Some(served.block(block)));

@@ -8,7 +8,7 @@ use torrent_cache::limits::{
     BLOCK_LEN, HANDSHAKES_MAX, LINKS_PER_SWARM_MAX, PEER_HANDSHAKE, PEER_REQUESTS_MAX,
 };
 use torrent_cache::proto::metainfo::Metainfo;
-use torrent_cache::proto::peer::{Handshake, Message, PeerId, RawBlock};
+use torrent_cache::proto::peer::{HANDSHAKE_LEN, Handshake, Message, PeerId, RawBlock};
 
 use crate::peers::{random, seed};
 use crate::support::image::Blob;
@@ -102,6 +102,7 @@ fn a_peer_that_asks_and_never_reads_costs_what_the_kernel_holds() {
     let mut targets = Targets::start(Some(blob.clone()));
     let metainfo = seed(&targets, &blob);
     let before = resident_kib(&mut targets.client);
+    let read_before = targets.client.process().bytes_read();
     let stream = greeted(&targets, &metainfo, 1);
     let mut bytes = Vec::new();
     Message::HaveNone.encode(&mut bytes);
@@ -129,11 +130,64 @@ fn a_peer_that_asks_and_never_reads_costs_what_the_kernel_holds() {
         }
     }
     assert!(targets.client.metric(sent) <= SOCKET_BUFFERS, "{}", targets.client.metric(sent));
+    let read = targets.client.process().bytes_read() - read_before;
+    assert!(read <= SOCKET_BUFFERS, "{read} bytes were read");
     let more_kib = resident_kib(&mut targets.client).saturating_sub(before);
     assert!(more_kib <= 32 << 10, "{more_kib} KiB");
     assert_greets_others(&targets, &metainfo);
     targets.assert_serves_others();
     assert_eq!(targets.client.metric("torrent_cache_thread_panics_total"), 0);
+}
+
+#[test]
+fn a_peer_that_asks_and_takes_back_makes_us_read_no_more_than_it_is_sent() {
+    const ROUNDS: usize = 40;
+    let blob = Blob::new(random(134, 4 << 20));
+    let mut targets = Targets::start(Some(blob.clone()));
+    let metainfo = seed(&targets, &blob);
+    let before = (resident_kib(&mut targets.client), targets.client.process().bytes_read());
+    let stream = greeted(&targets, &metainfo, 3);
+    // The same block each time, in half of the rounds.
+    let block = |round: usize, number: u32| RawBlock {
+        piece: if round.is_multiple_of(2) { 0 } else { number % 4 },
+        begin: if round.is_multiple_of(2) { 0 } else { number % 16 * BLOCK_LEN },
+        len: BLOCK_LEN,
+    };
+    let mut bytes = Vec::new();
+    Message::Interested.encode(&mut bytes);
+    let requests = u32::try_from(PEER_REQUESTS_MAX).expect("few");
+    for round in 0..ROUNDS {
+        (0..requests).for_each(|at| Message::Request(block(round, at)).encode(&mut bytes));
+        (0..requests).for_each(|at| Message::Cancel(block(round, at)).encode(&mut bytes));
+    }
+    // The last is answered when all others are: it is longer than any of them.
+    let last = RawBlock { piece: 2, begin: 0, len: 2 * BLOCK_LEN };
+    Message::Request(last).encode(&mut bytes);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&stream).write_all(&bytes).expect("it is read on"));
+        let mut answers = BufReader::new(&stream);
+        answers.read_exact(&mut [0; HANDSHAKE_LEN]).expect("it is greeted");
+        loop {
+            let mut len = [0; 4];
+            answers.read_exact(&mut len).expect("it stays open");
+            let mut body = vec![0; u32::from_be_bytes(len) as usize];
+            answers.read_exact(&mut body).expect("it stays open");
+            let mut no = Vec::new();
+            Message::Reject(last).encode(&mut no);
+            if body.len() > last.len as usize || body == no[4..] {
+                break;
+            }
+        }
+    });
+    let sent = targets.client.metric("torrent_cache_sent_bytes_total{to=\"peer\"}");
+    let read = targets.client.process().bytes_read() - before.1;
+    let more_kib = resident_kib(&mut targets.client).saturating_sub(before.0);
+    println!("{sent} bytes sent, {read} read, {more_kib} KiB more");
+    // What came over the connection is counted as well.
+    let requests = i64::try_from(bytes.len()).expect("small");
+    assert!(read <= sent + requests + (1 << 20), "{read} bytes were read to send {sent}");
+    assert!(more_kib <= 16 << 10, "{more_kib} KiB");
+    targets.assert_serves_others();
 }
 
 /// Blocks are long and hold a peer up by themselves; a no is short. So it is all noes.

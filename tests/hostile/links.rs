@@ -5,10 +5,13 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Instant;
 
 use torrent_cache::limits::{
-    HANDSHAKES_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX, LINKS_PER_SWARM_MAX, PEER_HANDSHAKE,
+    BLOCK_LEN, HANDSHAKES_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX, LINKS_PER_SWARM_MAX,
+    OPEN_BLOBS_MAX, PEER_HANDSHAKE, PEER_MESSAGE_LEN_MAX,
 };
 use torrent_cache::proto::metainfo::Metainfo;
-use torrent_cache::proto::peer::{HANDSHAKE_LEN, Handshake, Message, PeerId, RawBlock};
+use torrent_cache::proto::peer::{
+    BLOCK_HEAD_LEN, HANDSHAKE_LEN, Handshake, Message, PeerId, RawBlock,
+};
 
 use crate::greedy::{greeted, has_ended};
 use crate::peers::{random, seed};
@@ -16,10 +19,12 @@ use crate::support::image::Blob;
 use crate::support::origin::{Origin, Request, answer, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::{PATIENCE, get, wait_for, wait_longer};
-use crate::{HOSTILE, Targets, connect_from, resident_kib, threads};
+use crate::{HOSTILE, Targets, connect_from, descriptors, proc_status, resident_kib, threads};
 
 /// Swarms enough for more links than the process may have.
 const SWARMS: usize = LINKS_MAX / LINKS_PER_SWARM_MAX + 1;
+
+const BLOB_LEN: usize = 20_000;
 
 /// A client that seeds many blobs.
 struct Host {
@@ -30,9 +35,14 @@ struct Host {
 }
 
 impl Host {
+    /// With blobs for [`SWARMS`].
     fn start(seed: u64) -> Host {
+        Host::with_blobs(seed, SWARMS)
+    }
+
+    fn with_blobs(seed: u64, count: usize) -> Host {
         let blobs: Vec<Blob> =
-            (0..SWARMS as u64).map(|n| Blob::new(random(seed + n, 20_000))).collect();
+            (0..count as u64).map(|n| Blob::new(random(seed + n, BLOB_LEN))).collect();
         let served = blobs.clone();
         let origin = Origin::start(move |request: &Request| {
             let asked = served.iter().find(|blob| request.target().ends_with(&blob.digest));
@@ -47,7 +57,7 @@ impl Host {
         for blob in &blobs {
             assert_eq!(get(&url(blob), &[]).expect("it comes").status, 200);
         }
-        wait_for("the seeds", || (client.status()["seeds"] == SWARMS).then_some(()));
+        wait_for("the seeds", || (client.status()["seeds"] == count).then_some(()));
         client.wait_until_synced();
         let torrents = std::path::Path::new(client.option("STORAGE")).join("torrents");
         let torrents = std::fs::read_dir(torrents).expect("it is there");
@@ -73,6 +83,17 @@ impl Host {
 
     fn links(&self) -> usize {
         usize::try_from(self.client.metric("torrent_cache_peers")).expect("no less than none")
+    }
+}
+
+/// Reads until this has come.
+fn read_until(mut stream: &TcpStream, message: &Message) {
+    let (mut wanted, mut said) = (Vec::new(), Vec::new());
+    message.encode(&mut wanted);
+    while !said.ends_with(&wanted) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("it stays open");
+        said.extend(byte);
     }
 }
 
@@ -229,4 +250,68 @@ fn messages_that_come_as_fast_as_they_are_taken_cost_no_memory() {
     let more_kib = resident_kib(&mut targets.client).saturating_sub(before);
     assert!(more_kib <= 16 << 10, "{more_kib} KiB");
     assert_eq!(targets.client.metric("torrent_cache_thread_panics_total"), 0);
+}
+
+#[test]
+fn messages_of_which_the_end_never_comes_cost_little() {
+    let mut host = Host::start(240);
+    let before = proc_status(&mut host.client, "VmHWM");
+    // The head of the longest message that is read at all, with an id that nobody knows.
+    let mut message = PEER_MESSAGE_LEN_MAX.to_be_bytes().to_vec();
+    message.resize(4 + PEER_MESSAGE_LEN_MAX as usize, 77);
+    let (last, most) = message.split_last().expect("it is long");
+    let stuff = |number: u16| {
+        let swarm = usize::from(number) / LINKS_PER_SWARM_MAX;
+        let call = || host.call(HOSTILE, swarm, number);
+        let stream = wait_longer(PATIENCE + PEER_HANDSHAKE, "a link", call);
+        (&stream).write_all(most).expect("it is read");
+        stream
+    };
+    let streams: Vec<TcpStream> = (0..count(LINKS_PER_ADDRESS_MAX)).map(stuff).collect();
+    // Who answers what comes after a message has read it.
+    let (mut rest, question) = (vec![*last], RawBlock { piece: 0, begin: 0, len: 1 });
+    Message::Request(question).encode(&mut rest);
+    for stream in &streams {
+        (&*stream).write_all(&rest).expect("it is read");
+        read_until(stream, &Message::Reject(question));
+    }
+    let more_kib = proc_status(&mut host.client, "VmHWM").saturating_sub(before);
+    println!("{} such links: {more_kib} KiB more", streams.len());
+    assert!(more_kib <= 128 * streams.len(), "{more_kib} KiB");
+}
+
+#[test]
+fn a_peer_of_many_swarms_makes_us_read_what_it_gets_and_open_a_bounded_number() {
+    let mut host = Host::with_blobs(260, OPEN_BLOBS_MAX + 50);
+    let before = (
+        resident_kib(&mut host.client),
+        descriptors(&mut host.client),
+        host.client.process().bytes_read(),
+    );
+    let block = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN };
+    let asked = 4 * host.metainfos.len();
+    for number in 0..asked {
+        // Never the one that it asked for last, nor one of those that are open.
+        let swarm = number * 7919 % host.metainfos.len();
+        let call = || host.call(HOSTILE, swarm, 7);
+        let mut stream = wait_longer(PATIENCE + PEER_HANDSHAKE, "a link", call);
+        let mut bytes = Vec::new();
+        Message::Interested.encode(&mut bytes);
+        stream.write_all(&bytes).expect("it is read");
+        read_until(&stream, &Message::Unchoke);
+        bytes.clear();
+        Message::Request(block).encode(&mut bytes);
+        stream.write_all(&bytes).expect("it is read");
+        let mut answer = vec![0; BLOCK_HEAD_LEN + BLOCK_LEN as usize];
+        stream.read_exact(&mut answer).expect("it comes");
+    }
+    let more_descriptors = descriptors(&mut host.client).saturating_sub(before.1);
+    let more_kib = resident_kib(&mut host.client).saturating_sub(before.0);
+    let read = host.client.process().bytes_read() - before.2;
+    println!("{asked} blocks: {more_descriptors} descriptors, {more_kib} KiB, {read} bytes read");
+    // Links that ended may not be gone yet.
+    assert!(more_descriptors <= OPEN_BLOBS_MAX + LINKS_PER_ADDRESS_MAX, "{more_descriptors}");
+    assert!(more_kib <= 16 << 10, "{more_kib} KiB");
+    let sent = i64::try_from(asked).expect("few") * i64::from(BLOCK_LEN);
+    assert!(read <= 2 * sent, "{read} bytes were read to send {sent}");
 }

@@ -64,6 +64,15 @@ impl Process {
         number.expect("the kernel counts it")
     }
 
+    /// Bytes that it has read of files so far, cached or not (`rchar` of `proc(5)`), and a little
+    /// from sockets.
+    pub fn bytes_read(&self) -> i64 {
+        let path = format!("/proc/{}/io", self.pid());
+        let text = std::fs::read_to_string(path).expect("it runs");
+        let number = text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
+        number.expect("the kernel counts it")
+    }
+
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
