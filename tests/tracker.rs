@@ -7,10 +7,11 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use support::process::{Finished, Process};
 use support::torrent_cache::{Program, binary};
-use support::{PATIENCE, free_port, get, loopback, temp_dir, wait_for};
+use support::{PATIENCE, free_port, get, loopback, temp_dir, wait_for, wait_longer};
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::{Sha1Hash, hex, sha256};
 use torrent_cache::base::sys;
@@ -438,6 +439,61 @@ mod etcd {
         let answer = call(&tracker, "/v3/kv/range", r#"{"key":"YQ=="}"#);
         assert!(answer.contains(r#""value":"Yg==""#), "{answer}");
         assert!(tracker.log().contains("etcd ended: signal: 9 (SIGKILL)"), "{}", tracker.log());
+    }
+
+    /// Five starts, with pauses between them.
+    const EMPTYING: Duration = Duration::from_secs(180);
+
+    /// Meanwhile `busy` is done again and again.
+    fn wait_until_emptied(tracker: &Program, mut busy: impl FnMut()) {
+        wait_longer(EMPTYING, "a new etcd", || {
+            busy();
+            tracker.log().contains("etcd ends again and again").then_some(())
+        });
+        wait_longer(EMPTYING, "etcd to be ready", || {
+            (tracker.admin("/ready").status == 200).then_some(())
+        });
+        call(tracker, "/v3/kv/put", r#"{"key":"Yg==","value":"Yg=="}"#);
+    }
+
+    #[test]
+    fn it_starts_without_its_data_if_that_is_broken() {
+        let mut tracker = Program::tracker("tracker", &[]);
+        wait_until_ready(&tracker);
+        call(&tracker, "/v3/kv/put", r#"{"key":"YQ==","value":"Yg=="}"#);
+        assert!(tracker.stop().success());
+        let database = format!("{}/etcd/member/snap/db", tracker.option("STORAGE"));
+        fs::write(&database, b"no database").expect("it can be written");
+        tracker.start_again();
+        let why = wait_for("a reason", || {
+            let answer = tracker.admin("/ready");
+            let text = answer.text();
+            (answer.status == 503 && text.contains("failed to open database")).then_some(text)
+        });
+        println!("{why}");
+        wait_until_emptied(&tracker, || {});
+        let answer = call(&tracker, "/v3/kv/range", r#"{"key":"YQ=="}"#);
+        assert!(!answer.contains("kvs"), "{answer}");
+    }
+
+    #[test]
+    fn it_starts_without_its_data_if_that_fills_the_disk() {
+        // Its log takes 128 MiB of it from the first.
+        let tracker = Program::tracker("tracker", &[("DISK", "200000000")]);
+        wait_until_ready(&tracker);
+        let agent =
+            ureq::Agent::config_builder().proxy(None).timeout_global(Some(PATIENCE / 10)).build();
+        let agent = agent.new_agent();
+        let url = format!("http://127.0.0.1:{}/v3/kv/put", tracker.option("ETCD_PORT"));
+        let value = "YWJj".repeat(300_000);
+        let mut number = 0;
+        wait_until_emptied(&tracker, || {
+            number += 1;
+            // Keys of four characters are base64 as they are.
+            let put = format!(r#"{{"key":"{number:04}","value":"{value}"}}"#);
+            let _ = agent.post(&url).send(put);
+        });
+        assert!(tracker.log().contains("no space left on device"), "{}", tracker.log());
     }
 
     #[test]

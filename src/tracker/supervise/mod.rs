@@ -44,8 +44,15 @@ const PROBE_READY: Duration = Duration::from_secs(2);
 /// How long one look may take. A stop waits for it.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Its data is deleted when it is full, at most so often: what clients have may be too much for it.
+/// Its data is deleted when it is full or cannot live with it, at most so often: what clients have
+/// may be too much for it. Nothing is lost by that but what nobody has any more: clients notice
+/// that an etcd is empty, and publish again what they have.
 const EMPTY_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// So often in a row it may end before it was [`STEADY`]; then its data may be why: it is broken,
+/// or has filled the disk.
+const SHORT_LIVES_MAX: u32 = 5;
+/// What etcd says of an address that is taken.
+const IN_USE: &str = "address already in use";
 /// How long it may take to end before that.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -189,6 +196,8 @@ enum Ended {
     Stopped,
     /// By itself; why.
     Died(String),
+    /// It could not be started; why.
+    NotStarted(String),
     /// It was full, and its data was deleted.
     Emptied,
 }
@@ -197,6 +206,7 @@ impl Supervisor {
     fn run(&self) {
         let mut pause = PAUSE;
         let mut emptied_at: Option<Time> = None;
+        let mut short_lives = 0;
         loop {
             let started = Time::now();
             let stays_full_until = emptied_at.map_or(Time::ZERO, |at| at + EMPTY_EVERY);
@@ -207,10 +217,19 @@ impl Supervisor {
                     figures::ETCD_RESTARTS.add(1);
                     continue;
                 }
-                Ended::Died(why) => why,
+                Ended::Died(why) => {
+                    // An address that is another's is not for its data.
+                    short_lives += u32::from(!why.contains(IN_USE));
+                    why
+                }
+                Ended::NotStarted(why) => why,
             };
             if Time::now().since(started) >= STEADY {
-                pause = PAUSE;
+                (pause, short_lives) = (PAUSE, 0);
+            }
+            if short_lives >= SHORT_LIVES_MAX && Time::now() >= stays_full_until {
+                (short_lives, emptied_at, pause) = (0, Some(Time::now()), PAUSE);
+                self.delete_data("ends again and again", &why);
             }
             log::error!("etcd ended: {why}; starting it again in {} s", pause.as_secs());
             self.turn(Health::Ended(why));
@@ -228,11 +247,11 @@ impl Supervisor {
     fn one_life(&self, stays_full_until: Time) -> Ended {
         let peer_port = match free_loopback_port() {
             Ok(port) => port,
-            Err(error) => return Ended::Died(format!("no port for its peers: {error}")),
+            Err(error) => return Ended::NotStarted(format!("no port for its peers: {error}")),
         };
         let mut child = match Child::start(&self.config, peer_port, self.log_ended()) {
             Ok(child) => child,
-            Err(error) => return Ended::Died(error.to_string()),
+            Err(error) => return Ended::NotStarted(error.to_string()),
         };
         self.turn(Health::Silent);
         let mut probe = PROBE_STARTING;
@@ -273,8 +292,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends a full etcd and deletes what it knows. Nothing is lost by that but what nobody has any
-    /// more: clients notice that an etcd is empty, and publish again what they have.
+    /// Ends a full etcd and deletes what it knows.
     fn empty(&self, mut child: Child) -> Ended {
         child.terminate();
         let told = self.inbox.recv_for(EMPTY_PATIENCE).or_else(|_| {
@@ -285,11 +303,15 @@ impl Supervisor {
         if !matches!(told, Ok(Event::LogEnded)) {
             return Ended::Stopped;
         }
-        match std::fs::remove_dir_all(self.config.data.join(child::MEMBER)) {
-            Ok(()) => log::warn!("etcd was full ({ended}): it is started anew, without data"),
-            Err(error) => log::error!("etcd is full and its data cannot be deleted: {error}"),
-        }
+        self.delete_data("was full", &ended);
         Ended::Emptied
+    }
+
+    fn delete_data(&self, what: &str, ended: &str) {
+        match std::fs::remove_dir_all(self.config.data.join(child::MEMBER)) {
+            Ok(()) => log::warn!("etcd {what} ({ended}): it is started anew, without data"),
+            Err(error) => log::error!("etcd {what} and its data cannot be deleted: {error}"),
+        }
     }
 
     fn log_ended(&self) -> impl FnOnce() + Send + 'static {
