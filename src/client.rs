@@ -524,7 +524,7 @@ fn status_page(
             usage: store.usage(),
             engine: engine.status(),
             peer_port: engine.port(),
-            catalog_reachable: catalog.is_reachable(),
+            catalog: catalog.status(),
             transfers: fetcher.recent(),
         })
     }

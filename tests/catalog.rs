@@ -4,15 +4,18 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use support::etcd::Etcd;
+use support::image::Blob;
 use support::origin::{Origin, Request as Asked, Step, answer, whole};
-use support::wait_for;
+use support::torrent_cache::Program;
+use support::{get, wait_for};
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::catalog::etcd::Client;
 use torrent_cache::catalog::lease::Lease;
 use torrent_cache::catalog::{
-    Catalog, CatalogConfig, CatalogError, Claim, Claimed, Entry, claim_key, key,
+    Catalog, CatalogConfig, CatalogError, CatalogStatus, Claim, Claimed, Entry, claim_key, key,
 };
 use torrent_cache::limits;
 use torrent_cache::net::tls::Roots;
@@ -21,6 +24,7 @@ use torrent_cache::proto::etcd::{
     Compare, LeaseAnswer, Operation, Range, RangeAnswer, Request, TxnAnswer, decode_deleted,
     prefix_end,
 };
+use torrent_cache::proto::http1::Url;
 
 fn config(members: &[Etcd]) -> CatalogConfig {
     let endpoints = members.iter().map(Etcd::url).collect();
@@ -185,10 +189,10 @@ fn a_paused_etcd_costs_a_lookup_its_deadline_and_the_next_nothing() {
     // The machine may be slow, but nothing here may wait for etcd's own seven seconds.
     assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
     assert!(matches!(catalog.lookup(&name('1'), soon()), Err(CatalogError::Away)));
-    assert!(!catalog.is_reachable());
+    assert!(catalog.status().unreachable.is_some());
     members[0].process().resume();
     wait_for("the catalog to be back", || catalog.lookup(&name('1'), soon()).ok());
-    assert!(catalog.is_reachable());
+    assert_eq!(catalog.status(), CatalogStatus::default());
     catalog.stop();
 }
 
@@ -198,7 +202,7 @@ fn publication_waits_for_an_etcd_that_is_away() {
     let catalog = start(&members);
     members[0].process().kill();
     catalog.publish(&name('1'), b"torrent".to_vec());
-    wait_for("a failed call", || (!catalog.is_reachable()).then_some(()));
+    wait_for("a failed call", || catalog.status().unreachable);
     members[0].start_again();
     wait_for("publication", || lookup(&catalog, &name('1')));
     catalog.stop();
@@ -458,4 +462,144 @@ fn a_user_needs_two_prefixes_and_no_more() {
     let published = Entry { torrent: Some(b"torrent".to_vec()), claim: None };
     wait_for("both", || catalog.lookup(&name('1'), soon()).ok().filter(|e| *e == published));
     catalog.stop();
+}
+
+/// Has etcd ask who calls: `root`, who may do all, and `reader`, who may look.
+fn ask_who_calls(member: &Etcd) {
+    for arguments in [
+        &["user", "add", "root:secret"][..],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "reading"],
+        &["role", "grant-permission", "reading", "--prefix=true", "read", "/torrents/"],
+        &["role", "grant-permission", "reading", "--prefix=true", "read", "/torrent-cache/"],
+        &["user", "add", "reader:secret"],
+        &["user", "grant-role", "reader", "reading"],
+        &["auth", "enable"],
+    ] {
+        let done = member.ctl(arguments);
+        assert!(done.status.success(), "{arguments:?}: {}", done.output);
+    }
+}
+
+fn login(user: &str, password: &str) -> Option<(String, String)> {
+    Some((user.to_owned(), password.to_owned()))
+}
+
+#[test]
+fn who_is_refused_everything_is_told_why() {
+    let members = [Etcd::start()];
+    ask_who_calls(&members[0]);
+    for (login, why) in [
+        (None, "user name is empty"),
+        (login("root", "wrong"), "invalid user ID or password"),
+        (login("nobody", "secret"), "invalid user ID or password"),
+    ] {
+        let config = CatalogConfig { login, ..config(&members) };
+        let catalog = Catalog::start(config).expect("a thread");
+        let refused = catalog.lookup(&name('1'), soon());
+        assert!(matches!(refused, Err(CatalogError::Refused(_))), "{refused:?}");
+        let status = catalog.status();
+        assert_eq!(status.unreachable, None, "etcd itself answers");
+        let failing = status.lookups_failing.expect("it was no use");
+        assert!(failing.contains(why), "{failing}");
+        catalog.publish(&name('1'), b"one".to_vec());
+        let failing = wait_for("a refusal", || catalog.status().publications_failing);
+        assert!(failing.contains(why), "{failing}");
+        catalog.stop();
+    }
+}
+
+#[test]
+fn who_may_only_read_looks_up_and_is_told_why_nothing_is_published() {
+    let members = [Etcd::start()];
+    ask_who_calls(&members[0]);
+    let login = login("reader", "secret");
+    let catalog = Catalog::start(CatalogConfig { login, ..config(&members) }).expect("a thread");
+    catalog.publish(&name('1'), b"one".to_vec());
+    let failing = wait_for("a refusal", || catalog.status().publications_failing);
+    assert!(failing.contains("permission denied"), "{failing}");
+    assert!(knows_nothing(&catalog, &name('1')));
+    let status = catalog.status();
+    assert_eq!((status.unreachable, status.lookups_failing), (None, None));
+    assert!(status.publications_failing.is_some(), "a look-up does not mend it");
+    catalog.stop();
+}
+
+#[test]
+fn a_full_etcd_is_read_and_the_status_says_that_it_is_full_until_it_has_room() {
+    let members = [Etcd::start()];
+    let alarm = |action: &str| {
+        let url = format!("http://127.0.0.1:{}/v3", members[0].client_port());
+        let agent = ureq::Agent::config_builder().proxy(None).build().new_agent();
+        let post = |path: &str, body: String| {
+            let mut answer = agent.post(format!("{url}{path}")).send(body).expect("it answers");
+            answer.body_mut().read_to_string().expect("it is text")
+        };
+        let list = post("/cluster/member/list", "{}".to_owned());
+        let member = list.split("\"ID\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let member = member.expect("it has one");
+        let of = format!(r#""memberID":"{member}","alarm":"NOSPACE""#);
+        post("/maintenance/alarm", format!(r#"{{"action":"{action}",{of}}}"#));
+    };
+    alarm("ACTIVATE");
+    let catalog = start(&members);
+    catalog.publish(&name('1'), b"one".to_vec());
+    let failing = wait_for("a refusal", || catalog.status().publications_failing);
+    assert!(failing.contains("database space exceeded"), "{failing}");
+    assert!(knows_nothing(&catalog, &name('1')));
+    alarm("DEACTIVATE");
+    wait_for("publication", || lookup(&catalog, &name('1')));
+    wait_for("a good status", || (catalog.status() == CatalogStatus::default()).then_some(()));
+    catalog.stop();
+}
+
+#[test]
+fn where_no_etcd_is_none_is_reached_with_a_log_in_or_without() {
+    let web = Origin::always(vec![whole(b"<html>It works!</html>")]);
+    let gone = format!("http://127.0.0.1:{}/", support::free_port());
+    let gone = Url::parse(&gone).expect("a URL");
+    for endpoint in [web.url("/"), gone] {
+        for login in [None, login("root", "secret")] {
+            let endpoints = vec![endpoint.clone()];
+            let config = CatalogConfig { endpoints, login, roots: Roots(Vec::new()) };
+            let catalog = Catalog::start(config).expect("a thread");
+            assert!(catalog.lookup(&name('1'), soon()).is_err());
+            let status = catalog.status();
+            assert!(status.unreachable.is_some(), "{endpoint:?}: {status:?}");
+            catalog.stop();
+        }
+    }
+}
+
+#[test]
+fn over_tls_a_client_publishes_if_it_trusts_etcd_and_says_why_if_not() {
+    let (etcd, certificate) = Etcd::start_with_tls();
+    let blob = Blob::new(b"some bytes".to_vec());
+    let bytes = blob.bytes.clone();
+    let registry = Origin::always(vec![whole(&bytes)]);
+    let registry = format!("http://{}", registry.addr());
+    let endpoint = format!("https://127.0.0.1:{}", etcd.client_port());
+    let options = [("REGISTRY_LOCATION", registry.as_str()), ("ETCD_ENDPOINTS", &endpoint)];
+    let pull = |client: &Program| {
+        let url = format!("http://{}/v2/a/blobs/{}", client.addr(), blob.digest);
+        let got = get(&url, &[]).expect("it comes");
+        assert!(got.status == 200 && got.body == blob.bytes, "{}", client.log());
+    };
+    let stranger = Program::client("stranger", &options);
+    pull(&stranger);
+    let why = wait_for("a failure", || {
+        let catalog = &stranger.status()["catalog"];
+        assert!(catalog["reachable"] == false || catalog["lookups_failing"].is_null());
+        catalog["publications_failing"].as_str().map(str::to_owned)
+    });
+    assert!(why.contains("ertificate"), "{why}");
+    let certificate = certificate.display().to_string();
+    let friend = Program::client("friend", &[&options[..], &[("ETCD_CA", &certificate)]].concat());
+    pull(&friend);
+    const PUBLISHED: &str = "torrent_cache_catalog_requests_total{outcome=\"published\"}";
+    wait_for("publication", || (friend.metric(PUBLISHED) == 1).then_some(()));
+    let good = json!({
+        "reachable": true, "lookups_failing": null, "publications_failing": null,
+    });
+    assert_eq!(friend.status()["catalog"], good);
 }

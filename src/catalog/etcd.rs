@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::Agent;
@@ -102,13 +101,24 @@ impl From<ureq::Error> for CatalogError {
     }
 }
 
+/// How it stands with etcd, for people: what became of the latest calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CatalogStatus {
+    /// Why nobody answered the latest call; `None`: somebody did, be it to refuse it.
+    pub unreachable: Option<String>,
+    /// Why the latest look-up was of no use.
+    pub lookups_failing: Option<String>,
+    /// Why the latest attempt to write something failed.
+    pub publications_failing: Option<String>,
+}
+
 /// One etcd cluster.
 pub struct Client {
     agent: Agent,
     login: Option<(String, String)>,
     members: Ranked<Members>,
     token: Ranked<Option<String>>,
-    reachable: AtomicBool,
+    status: Ranked<CatalogStatus>,
 }
 
 impl Client {
@@ -121,35 +131,43 @@ impl Client {
             login: config.login,
             members: Ranked::new(Rank::Remote, Members::new(config.endpoints)),
             token: Ranked::new(Rank::Leaf, None),
-            reachable: AtomicBool::new(true),
+            status: Ranked::new(Rank::Status, CatalogStatus::default()),
         }
     }
 
-    /// Makes one call and returns the body of its answer. It may have been carried out even if it
-    /// fails: only calls that may be repeated are made.
+    /// Makes one call and returns the body of its answer, which begins as an object of JSON does.
+    /// It may have been carried out even if it fails: only calls that may be repeated are made.
     ///
     /// # Errors
     /// If no member carried it out before `deadline`, or one refused.
     pub fn call(&self, request: &Request<'_>, deadline: Time) -> Result<Vec<u8>, CatalogError> {
+        let answer = self.call_as_user(request, deadline);
+        let answer = answer.and_then(|body| match body.trim_ascii_start().first() {
+            Some(b'{') => Ok(body),
+            _ => Err(CatalogError::Malformed(EtcdError::NotJson)),
+        });
+        self.note(request, answer.as_ref().err());
+        answer
+    }
+
+    /// Makes one call, with a log-in before it if it needs one.
+    fn call_as_user(&self, request: &Request<'_>, deadline: Time) -> Result<Vec<u8>, CatalogError> {
         if self.login.is_some() && self.token.lock().is_none() {
             self.log_in(deadline)?;
         }
-        let answer = self.call_members(request, deadline);
-        let answer = match answer {
+        match self.call_members(request, deadline) {
             Err(CatalogError::Refused(refusal)) if self.wants_login(&refusal) => {
                 self.log_in(deadline)?;
                 self.call_members(request, deadline)
             }
             answer => answer,
-        };
-        self.note(&answer);
-        answer
+        }
     }
 
-    /// Whether the latest call was answered.
+    /// What became of the latest calls.
     #[must_use]
-    pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+    pub fn status(&self) -> CatalogStatus {
+        self.status.lock().clone()
     }
 
     /// Breaks off all calls.
@@ -253,21 +271,38 @@ impl Client {
         if is_ok { Ok(answer) } else { Err(CatalogError::Refused(Refusal::decode(&answer))) }
     }
 
-    /// Says once that etcd is away, and once that it is back.
-    fn note(&self, answer: &Result<Vec<u8>, CatalogError>) {
-        let reachable = match answer {
-            Ok(_) => true,
-            Err(error @ CatalogError::Refused(_)) => !is_unavailable(error),
-            Err(_) => false,
-        };
-        let before = self.reachable.swap(reachable, Ordering::Relaxed);
-        match answer {
-            Err(error) if before && !reachable => {
+    /// Takes note of what became of a call. That look-ups fail is said once, and once that they do
+    /// not any more; what is not published is said by who publishes it.
+    fn note(&self, request: &Request<'_>, error: Option<&CatalogError>) {
+        let why = error.map(CatalogError::to_string);
+        let unreachable = error.filter(|error| match error {
+            CatalogError::Refused(_) => is_unavailable(error),
+            _ => true,
+        });
+        let mut status = self.status.lock();
+        let was_away = status.is_away();
+        status.unreachable = unreachable.and(why.clone());
+        match request.writes() {
+            Some(false) => status.lookups_failing = why,
+            Some(true) => status.publications_failing = why,
+            None => {}
+        }
+        let is_away = status.is_away();
+        drop(status);
+        match error {
+            Some(error) if is_away && !was_away => {
                 log::warn!("the catalog is away, pulls go on without it: {error}");
             }
-            _ if reachable && !before => log::info!("the catalog is back"),
+            _ if was_away && !is_away => log::info!("the catalog is back"),
             _ => {}
         }
+    }
+}
+
+impl CatalogStatus {
+    /// Whether pulls go on without it.
+    fn is_away(&self) -> bool {
+        self.unreachable.is_some() || self.lookups_failing.is_some()
     }
 }
 

@@ -34,7 +34,7 @@ use crate::proto::etcd::{
 use crate::proto::http1::Url;
 
 pub use self::claim::Claim;
-pub use self::etcd::CatalogError;
+pub use self::etcd::{CatalogError, CatalogStatus};
 
 use self::breaker::Breaker;
 use self::etcd::Client;
@@ -330,10 +330,10 @@ impl Catalog {
         self.publisher.push(Task::Withdraw { key: object_key(url), value: value.into_bytes() });
     }
 
-    /// Whether the latest call was answered; true before the first.
+    /// How it stands with etcd.
     #[must_use]
-    pub fn is_reachable(&self) -> bool {
-        self.client.is_reachable()
+    pub fn status(&self) -> CatalogStatus {
+        self.client.status()
     }
 
     /// Ends the background work; what was not published yet is published after the next start.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::base::figures;
+use crate::catalog::CatalogStatus;
 use crate::engine::{EngineStatus, SwarmStatus};
 use crate::fetch::Transfer;
 use crate::store::Usage;
@@ -16,8 +17,8 @@ pub struct Status {
     pub engine: EngineStatus,
     /// The port on which peers are served.
     pub peer_port: u16,
-    /// Whether etcd answers.
-    pub catalog_reachable: bool,
+    /// How it stands with etcd.
+    pub catalog: CatalogStatus,
     /// The latest transfers, newest first.
     pub transfers: Vec<Transfer>,
 }
@@ -48,7 +49,11 @@ pub fn render(status: &Status) -> String {
         "seeds": status.engine.seeds,
         "swarms": status.engine.swarms.iter().map(swarm).collect::<Vec<Value>>(),
         "tracker": tracker,
-        "catalog": { "reachable": status.catalog_reachable },
+        "catalog": {
+            "reachable": status.catalog.unreachable.is_none(),
+            "lookups_failing": status.catalog.lookups_failing,
+            "publications_failing": status.catalog.publications_failing,
+        },
         "transfers": status.transfers.iter().map(transfer).collect::<Vec<Value>>(),
     });
     format!("{page:#}\n")

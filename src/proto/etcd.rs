@@ -109,6 +109,19 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
+    /// Whether it may change a value; `None`: it is about no values.
+    #[must_use]
+    pub fn writes(&self) -> Option<bool> {
+        let reads = |operation: &Operation<'_>| matches!(operation, Operation::Range(_));
+        match self {
+            Request::Single(operation) => Some(!reads(operation)),
+            Request::Txn { success, failure, .. } => {
+                Some(!success.iter().chain(*failure).all(reads))
+            }
+            _ => None,
+        }
+    }
+
     /// Where to post it.
     #[must_use]
     pub fn path(&self) -> &'static str {

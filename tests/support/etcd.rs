@@ -1,5 +1,7 @@
 //! etcd of the `etcd-server` package: one member or a cluster, each with a storage of its own.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -66,6 +68,39 @@ impl Etcd {
         &mut self.process
     }
 
+    /// A member that speaks TLS alone, with a certificate that signs itself, and where that is.
+    pub fn start_with_tls() -> (Etcd, PathBuf) {
+        let dir = temp_dir();
+        let [client_port, peer_port, metrics_port] = [(); 3].map(|()| free_port());
+        let key = rcgen::KeyPair::generate().expect("a key can be made");
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).expect("names of this host");
+        let certificate = certificate.self_signed(&key).expect("it signs itself");
+        let [certificate_path, key_path] =
+            ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+        fs::write(&certificate_path, certificate.pem()).expect("disk has room");
+        fs::write(&key_path, key.serialize_pem()).expect("disk has room");
+        let client_url = format!("https://127.0.0.1:{client_port}");
+        let metrics_url = format!("http://127.0.0.1:{metrics_port}");
+        let peer_url = format!("http://127.0.0.1:{peer_port}");
+        let arguments = [
+            ("--data-dir", dir.path().join("data").display().to_string()),
+            ("--cert-file", certificate_path.display().to_string()),
+            ("--key-file", key_path.display().to_string()),
+            ("--listen-client-urls", client_url.clone()),
+            ("--advertise-client-urls", client_url),
+            ("--listen-metrics-urls", metrics_url.clone()),
+            ("--listen-peer-urls", peer_url.clone()),
+            ("--initial-advertise-peer-urls", peer_url.clone()),
+            ("--initial-cluster", format!("default={peer_url}")),
+        ];
+        let arguments: Vec<String> =
+            arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let process = spawn("etcd", &arguments);
+        wait_until_healthy(&metrics_url);
+        (Etcd { name: "etcd".to_owned(), arguments, client_port, process, dir }, certificate_path)
+    }
+
     /// Starts a member that was ended, with the storage that it had.
     pub fn start_again(&mut self) {
         self.process = spawn(&self.name, &self.arguments);
@@ -73,19 +108,16 @@ impl Etcd {
 
     /// Starts a member that was ended, with an empty storage.
     pub fn start_empty(&mut self) {
-        let data = std::fs::read_dir(self.dir.path()).expect("it is there");
+        let data = fs::read_dir(self.dir.path()).expect("it is there");
         for entry in data {
             let path = entry.expect("it can be read").path();
-            std::fs::remove_dir_all(path).expect("etcd makes folders");
+            fs::remove_dir_all(path).expect("etcd makes folders");
         }
         self.start_again();
     }
 
     pub fn wait_until_healthy(&self) {
-        let url = format!("http://127.0.0.1:{}/health", self.client_port);
-        wait_for("etcd to be healthy", || {
-            get(&url, &[]).ok().filter(|answer| answer.text().contains("true"))
-        });
+        wait_until_healthy(&format!("http://127.0.0.1:{}", self.client_port));
     }
 
     /// Runs `etcdctl` of the `etcd-client` package against this member.
@@ -95,6 +127,13 @@ impl Etcd {
         command.env("ETCDCTL_API", "3").arg(endpoint).args(arguments);
         Process::run("etcdctl", command, "etcd-client")
     }
+}
+
+fn wait_until_healthy(url: &str) {
+    let url = format!("{url}/health");
+    wait_for("etcd to be healthy", || {
+        get(&url, &[]).ok().filter(|answer| answer.text().contains("true"))
+    });
 }
 
 fn spawn(name: &str, arguments: &[String]) -> Process {
