@@ -2,7 +2,12 @@
 
 mod support;
 
-use support::foreign::{Kind, OpenTracker, rqbit_downloads_from};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use support::foreign::{Kind, OpenTracker, Seeder, rqbit_downloads_from};
+use support::network::TO_PEERS;
 use support::stage::Stage;
 use support::torrent_cache::Program;
 
@@ -33,22 +38,91 @@ fn bytes_go_both_ways_with_opentracker() {
     go_both_ways(&stage, [tracker.announce_url(), tracker.announce_url_udp()]);
 }
 
-#[test]
-fn it_shares_a_swarm_with_other_kinds() {
-    let stage = Stage::new(20, (8 << 20) + 3);
-    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
-    let announce = tracker.announce_url();
-    let kinds = [Kind::Rqbit, Kind::Libtorrent, Kind::Aria2, Kind::Transmission];
-    let _seeders = kinds.map(|kind| stage.seeder(kind, &announce));
-    stage.wait_for_seeders(&announce, kinds.len());
-    let clients = ["first", "second"].map(|name| stage.client(name, &announce, &[]));
-    let (stage, announce) = (&stage, &announce);
+const KINDS: [Kind; 4] = [Kind::Rqbit, Kind::Libtorrent, Kind::Aria2, Kind::Transmission];
+
+/// Pulls the blob through a client; the names of those who gave it some of it.
+fn givers(stage: &Stage, client: &Program) -> BTreeSet<String> {
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for client in &clients {
-            scope.spawn(|| stage.pull_through(client));
-        }
-        for kind in [Kind::Libtorrent, Kind::Aria2] {
-            scope.spawn(move || stage.download(kind, announce));
-        }
+        let look = scope.spawn(|| {
+            let mut names = BTreeSet::new();
+            // A link that ended is not shown any more.
+            while !done.load(Ordering::Relaxed) {
+                let status = client.status();
+                let swarms = status["swarms"].as_array().expect("a list").iter();
+                let links = swarms.flat_map(|swarm| swarm["links"].as_array().expect("a list"));
+                let gave = links.filter(|link| link["bytes_down"] != 0);
+                names.extend(gave.map(|link| link["client"].as_str().expect("a name").to_owned()));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            names
+        });
+        let pulled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            stage.pull_through(client);
+        }));
+        done.store(true, Ordering::Relaxed);
+        let names = look.join().expect("the status page answers");
+        pulled.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        names
+    })
+}
+
+/// One of ours has the blob; two of ours and one of each other kind want it, all at once. Then the
+/// first goes, and a newcomer takes it from those.
+fn all_kinds_pass_on_what_one_has(stage: &Stage, [over_http, over_udp]: [&str; 2]) {
+    let origin = stage.seeder(Kind::Libtorrent, over_http);
+    stage.wait_for_seeders(over_http, 1);
+    // So slow that the others get more from each other.
+    let first = stage.client("first", over_udp, &[("UPLOAD_MAX", "4M")]);
+    stage.pull_through(&first);
+    stage.wait_for_seeders(over_http, 2);
+    drop(origin);
+
+    let torrent = stage.metainfo.encode();
+    let mut others: Vec<(Kind, Seeder)> = KINDS
+        .into_iter()
+        .zip([over_http, over_udp, over_http, over_udp])
+        .map(|(kind, announce)| (kind, Seeder::start_files(kind, &[], &torrent, announce)))
+        .collect();
+    let ours = [("second", over_http), ("third", over_udp)];
+    let ours = ours.map(|(name, announce)| stage.client(name, announce, &[]));
+    let mut all: BTreeSet<String> = std::thread::scope(|scope| {
+        let pulls = ours.each_ref().map(|client| scope.spawn(|| givers(stage, client)));
+        pulls.into_iter().flat_map(|pull| pull.join().expect("it came")).collect()
     });
+    for (kind, other) in &mut others {
+        println!("{kind:?}: {all:?}");
+        other.wait_for_file(stage.metainfo.name(), &stage.blob.bytes);
+    }
+    let leechers = i64::try_from(others.len() + ours.len()).expect("few");
+    let wanted = leechers * stage.blob.len();
+    let sent = first.metric(TO_PEERS);
+    println!("{sent} of {wanted} bytes came from the first");
+    assert!(stage.blob.len() <= sent && sent < wanted, "{sent} of {wanted} bytes");
+
+    drop(first);
+    // So slow that it has time to hear from everybody.
+    let newcomer = stage.client("newcomer", over_http, &[("DOWNLOAD_MAX", "1M")]);
+    all.extend(givers(stage, &newcomer));
+    println!("got some from {all:?}");
+    // Not of Transmission, which serves a newcomer after ten seconds at the earliest.
+    for name in ["rqbit", "libtorrent", "aria2", "torrent-cache"] {
+        assert!(all.iter().any(|giver| giver.contains(name)), "{name} gave nothing: {all:?}");
+    }
+}
+
+#[test]
+fn all_kinds_pass_on_what_one_has_in_one_swarm() {
+    let stage = Stage::new(20, (16 << 20) + 3);
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
+    let announces = [tracker.announce_url(), tracker.announce_url_udp()];
+    all_kinds_pass_on_what_one_has(&stage, [&announces[0], &announces[1]]);
+}
+
+#[test]
+fn all_kinds_pass_on_what_one_has_in_one_swarm_of_opentracker() {
+    let stage = Stage::new(24, (16 << 20) + 3);
+    let tracker = OpenTracker::start(&[stage.metainfo.info_hash()]);
+    let announces = [tracker.announce_url(), tracker.announce_url_udp()];
+    all_kinds_pass_on_what_one_has(&stage, [&announces[0], &announces[1]]);
 }

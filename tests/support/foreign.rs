@@ -83,11 +83,12 @@ impl Seeder {
         Seeder { process, dir }
     }
 
-    /// Waits until the file `name` is whole; its bytes. While it is not, Transmission, alone of
-    /// all, calls it something else.
-    pub fn wait_for_file(&mut self, name: &str) -> Vec<u8> {
+    /// Waits until the file `name` holds `bytes`. While it does not, Transmission, alone of all,
+    /// calls it something else.
+    pub fn wait_for_file(&mut self, name: &str, bytes: &[u8]) {
         let path = self.dir.path().join(name);
-        self.process.wait_until("the file is whole", |_| fs::read(&path).ok())
+        let is_whole = |_: &str| fs::read(&path).is_ok_and(|read| read == bytes).then_some(());
+        self.process.wait_until("the file is whole", is_whole);
     }
 }
 
