@@ -296,6 +296,8 @@ pub const FILL_ATTEMPTS_MAX: u32 = 6;
 pub const SWARM_ALONE: Duration = Duration::from_secs(30);
 /// A swarm slower than this (bytes per second) gets help when it is not known how fast upstream is.
 pub const SWARM_RATE_MIN: u64 = 256 << 10;
+/// How long a disk thread waits for what another writes of the same piece.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// The shortest blob, in bytes, that is claimed when it begins to come from upstream. A shorter one
 /// has come before others could profit.
 pub const CLAIM_LEN_MIN: u64 = 1 << 20;

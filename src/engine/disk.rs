@@ -1,18 +1,20 @@
 //! The disk threads: a piece is hashed in memory, then written, then readable, then the engine
 //! knows.
 //!
-//! **Invariant:** no unverified byte reaches the disk, and none is readable before it is there.
+//! **Invariant:** no unverified byte reaches the disk, none is readable before it is there, and
+//! what is readable is not written again.
 
 use std::io;
 use std::sync::Arc;
 
+use crate::base::clock::Time;
 use crate::base::hash::{Sha1, Sha1Hash};
 use crate::base::mailbox::{Receiver, Sender};
 use crate::base::metrics::Held;
 use crate::base::thread::{self, Handle, Role};
 use crate::engine::inbox::{Event, MemberId};
 use crate::engine::pool::Buffer;
-use crate::limits::DISK_THREADS;
+use crate::limits::{DISK_PATIENCE, DISK_THREADS};
 use crate::proto::geometry::{PieceIndex, Span};
 use crate::store::Partial;
 
@@ -68,9 +70,12 @@ fn finish(piece: Piece) -> Event {
         return Event::Corrupt(member, piece);
     }
     let bytes: Vec<&[u8]> = blocks.iter().map(|block| &**block).collect();
-    if let Err(error) = partial.write(span.offset, &bytes) {
+    if let Err(error) = partial.write_missing(span.offset, &bytes) {
         return Event::DiskFailed(member, error.to_string());
     }
-    partial.feed().mark(span);
+    // What a stream from upstream is writing just now is a call of the kernel away.
+    if !partial.feed().wait_readable(span, Time::now() + DISK_PATIENCE) {
+        return Event::DiskFailed(member, "the blob has failed".to_owned());
+    }
     Event::Stored(member, piece)
 }

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::Sha1Hash;
+use crate::base::mailbox::mailbox;
 use crate::base::rng::Rng;
+use crate::base::thread::{self, Role};
 use crate::catalog::{Claim, Claimed};
 use crate::engine::Membership;
 use crate::fetch::Fetcher;
-use crate::fetch::job::Conductor;
+use crate::fetch::job::{Conductor, Event};
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::Geometry;
@@ -79,34 +81,54 @@ impl Fetcher {
 const EARLY: Sha1Hash = Sha1Hash([0; 20]);
 
 impl Conductor {
-    /// Claims the blob that has begun to come from upstream. If another host has done so, the
-    /// stream is left, and the rest comes from there.
+    /// Has the blob claimed that begins to come from upstream. The bytes do not wait for it.
     pub(super) fn claim_blob(&mut self) {
         let Some(blob_len) = self.partial.len().filter(|len| *len >= limits::CLAIM_LEN_MIN) else {
             return;
         };
         let name = self.job.name();
-        if self.early.is_some() || self.fetcher.is_early_distrusted(&name) {
+        if self.fetcher.is_early_distrusted(&name) {
             return;
         }
-        let ours = new_claim(blob_len);
-        let deadline = Time::now() + limits::CATALOG_LOOKUP;
-        let (claim, standing) = match self.fetcher.catalog().claim(&name, &ours, deadline) {
-            Ok(Claimed::Ours) => (ours, Standing::Leader),
-            Ok(Claimed::Others(claim)) if claim.blob_len == blob_len => (claim, Standing::Follower),
-            Ok(_) | Err(_) => return,
+        let (answers, answer) = mailbox(1);
+        let (fetcher, events) = (Arc::clone(&self.fetcher), self.job.events());
+        let claim = move || {
+            let ours = new_claim(blob_len);
+            let deadline = Time::now() + limits::CATALOG_LOOKUP;
+            let claimed = fetcher.catalog().claim(&name, &ours, deadline);
+            let _ = answers.try_send(match claimed {
+                Ok(Claimed::Ours) => Some((ours, Standing::Leader)),
+                Ok(Claimed::Others(claim)) => Some((claim, Standing::Follower)),
+                Ok(Claimed::Known | Claimed::Gone) | Err(_) => None,
+            });
+            let _ = events.try_send(Event::Claimed);
         };
-        let joined = self.fetcher.join_early(&name, &claim, &self.partial);
-        let Some(membership) = joined else { return };
+        if let Ok(handle) = thread::spawn(format!("claim {}", name.short()), Role::Core, claim) {
+            self.fetcher.keep(handle);
+            self.claiming = Some(answer);
+        }
+    }
+
+    /// Takes what became of the claim. If another host was first, the stream is left, and the rest
+    /// comes from there.
+    pub(super) fn claimed(&mut self) {
+        let answer = self.claiming.take().and_then(|answer| answer.recv().ok()).flatten();
+        let Some((claim, standing)) = answer else { return };
+        let name = self.job.name();
+        if Some(claim.blob_len) != self.partial.len() {
+            return;
+        }
+        let membership = self.fetcher.join_early(&name, &claim, &self.partial);
+        self.early = Some(EarlySwarm { standing, ..EarlySwarm::follower(claim) });
+        let Some(membership) = membership else { return };
+        log::debug!("blob {name}: an early swarm, we are its {standing:?}");
         match standing {
             Standing::Follower => {
                 figures::CLAIMS_OTHERS.add(1);
                 self.leave_fill();
             }
-            _ => figures::CLAIMS_OURS.add(1),
+            Standing::Leader | Standing::Alone => figures::CLAIMS_OURS.add(1),
         }
-        log::debug!("blob {name}: an early swarm, we are its {standing:?}");
-        self.early = Some(EarlySwarm { standing, ..EarlySwarm::follower(claim) });
         self.enter(membership);
     }
 

@@ -203,8 +203,15 @@ impl Fill {
         Ok(FillEnd::Done)
     }
 
-    /// Writes what of `bytes` is not readable yet, and says where that is. A response that starts
-    /// before the gap (Range was ignored) brings bytes that are there.
+    /// Writes what of `bytes` is not there yet, and makes it readable.
+    fn bring(&self, at: u64, bytes: &[u8]) -> Result<(), FillError> {
+        let written = self.partial.write_missing(at, &[bytes])?;
+        self.gauge.brought.fetch_add(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As [`Fill::bring`] without the last, for a blob whose length is not known; says where it is.
+    /// A response that starts before the gap (Range was ignored) brings bytes that are there.
     fn write_new(&self, at: u64, bytes: &[u8]) -> Result<Span, FillError> {
         let end = at + bytes.len() as u64;
         let new_at = self.partial.feed().readable_from(at).min(end);
@@ -220,9 +227,7 @@ impl Fill {
     /// Takes bytes that came for `span`.
     pub(super) fn take(&self, span: Span, bytes: &[u8]) -> Result<(), FillError> {
         self.gauge.count(bytes.len());
-        let new = self.write_new(span.offset, bytes)?;
-        self.partial.feed().mark(new);
-        Ok(())
+        self.bring(span.offset, bytes)
     }
 
     /// Whether nobody waits for this stream any more.
@@ -268,11 +273,10 @@ impl Fill {
                 return Err(FillError::WrongPiece { piece, got });
             }
             let span = geometry.span(piece);
-            // A peer may have brought it meanwhile, if it was stolen.
-            if !self.partial.feed().is_readable(span) {
-                self.partial.write(span.offset, &[&buf])?;
-                self.partial.feed().mark(span);
-                self.gauge.brought.fetch_add(span.len, Ordering::Relaxed);
+            // A peer may bring it at the same time, if it was stolen.
+            self.bring(span.offset, &buf)?;
+            if !self.partial.feed().wait_readable(span, Time::now() + limits::DISK_PATIENCE) {
+                return Ok(FillEnd::Left);
             }
             claim.stored(piece, span.len);
         }

@@ -39,12 +39,14 @@ use crate::store::{Partial, SeedEntry, StoreError};
 use crate::upstream::{Answer, Body, Origin, UpstreamError};
 
 /// What the conductor is told.
-enum Event {
+pub(super) enum Event {
     FillEnded {
         gauge: Arc<Gauge>,
         result: Result<FillEnd, FillError>,
     },
     Judged(Option<Verdict>),
+    /// It is known whether this host is to bring the blob.
+    Claimed,
     /// A part of a delta was wrong and is missing again.
     TakenBack,
     /// Somebody else asks for it now.
@@ -173,6 +175,11 @@ impl Job {
         !matches!(*phase, Phase::Open(_))
     }
 
+    /// Where those tell the conductor who work for it.
+    pub(super) fn events(&self) -> Sender<Event> {
+        self.events.clone()
+    }
+
     pub(super) fn name(&self) -> BlobName {
         self.name
     }
@@ -275,6 +282,8 @@ pub(super) struct Conductor {
     pub(super) membership: Option<Arc<Membership>>,
     /// Without metainfo: our part in the swarm, if there is one.
     pub(super) early: Option<EarlySwarm>,
+    /// What becomes of the claim, while it is asked for.
+    pub(super) claiming: Option<Receiver<Option<(Claim, Standing)>>>,
     started_at: Time,
     fill: Option<Arc<Gauge>>,
     failures: u32,
@@ -339,6 +348,7 @@ impl Conductor {
             hashes: None,
             membership: None,
             early,
+            claiming: None,
             started_at: now,
             fill: None,
             failures: 0,
@@ -430,6 +440,8 @@ impl Conductor {
 
     fn conduct(&mut self) {
         let _running = figures::JOBS.hold();
+        // Not for a delta: its pieces are hashed once their part, which may be long, is known to be
+        // right, and who follows would wait for that.
         if self.fill.is_some() {
             self.claim_blob();
         }
@@ -438,6 +450,7 @@ impl Conductor {
             fill.leave();
         }
         if let Some((failure, why)) = failure {
+            self.claimed();
             self.release_claim();
             // Before anybody learns of it: who asks again at once starts afresh.
             self.fetcher.forget(&self.job);
@@ -473,6 +486,7 @@ impl Conductor {
                     }
                 }
                 Ok(Event::Judged(verdict)) => return self.judged(verdict),
+                Ok(Event::Claimed) => self.claimed(),
                 Ok(Event::TakenBack) => {
                     // The stream is far ahead of what is wanted now.
                     self.leave_fill();
@@ -690,6 +704,8 @@ impl Conductor {
         match verdict {
             Some(Verdict::Right) => {
                 self.partial.feed().finish();
+                // The readers have all: who is to seal it knows whose claim it is.
+                self.claimed();
                 if let Err(error) = self.seal() {
                     // The readers have their bytes; only the next one asks again.
                     log::warn!("blob {} is not kept: {error}", self.job.name);

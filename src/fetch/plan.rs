@@ -148,7 +148,7 @@ fn slow_at(view: &View, swarm: &SwarmView) -> Time {
     // An early swarm is as fast as upstream is for the one who brings it, beside all else that
     // comes over the uplink: that is no reason to have it brought twice.
     let wanted = match swarm.early {
-        true => limits::EARLY_RATE_MIN,
+        true => view.upstream_rate.map_or(0, |rate| rate / 16).max(limits::EARLY_RATE_MIN),
         false => view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2),
     };
     // Not stalled before the pause, and its rate is looked at again no later than that.
@@ -272,8 +272,10 @@ mod tests {
         assert_eq!(next(&view(0, early(None, 0), IDLE)), Step::Wait(at(2000)));
         assert_eq!(next(&view(2000, early(None, 0), IDLE)), Step::Fill { steal: false });
         let mut slow = view(3000, early(Some(2990), 100 << 10), IDLE);
-        slow.upstream_rate = Some(50 << 20);
+        slow.upstream_rate = Some(1 << 20);
         assert!(matches!(next(&slow), Step::Wait(_)), "the uplink may be busy");
+        slow.upstream_rate = Some(50 << 20);
+        assert_eq!(next(&slow), Step::Fill { steal: false }, "it is its host that is slow");
         let drip = view(3000, early(Some(2990), 100), IDLE);
         assert_eq!(next(&drip), Step::Fill { steal: false });
     }

@@ -58,6 +58,8 @@ struct State {
     len: Option<u64>,
     /// What is readable.
     runs: Runs,
+    /// That, and what is being written.
+    taken: Runs,
     state: FeedState,
     /// What is right.
     proven: Runs,
@@ -81,6 +83,18 @@ impl Runs {
     fn end_from(&self, offset: u64) -> u64 {
         let run = self.0.range(..=offset).next_back();
         run.map_or(offset, |(_, &end)| end.max(offset))
+    }
+
+    /// What is missing between `offset` and `end`, in order.
+    fn gaps(&self, offset: u64, end: u64) -> Vec<Span> {
+        let mut gaps = Vec::new();
+        let mut at = self.end_from(offset);
+        while at < end {
+            let next = self.0.range(at..end).next().map_or(end, |(&start, _)| start);
+            gaps.push(Span { offset: at, len: next - at });
+            at = self.end_from(next);
+        }
+        gaps
     }
 
     /// Adds a run, melts it with those it touches, and returns the result.
@@ -155,6 +169,7 @@ impl Feed {
         let state = State {
             len,
             runs: Runs::default(),
+            taken: Runs::default(),
             state: FeedState::Filling,
             proven: Runs::default(),
             marks: 0,
@@ -202,12 +217,39 @@ impl Feed {
         let mut state = self.state.lock();
         assert!(state.len.is_none_or(|len| span.end() <= len), "{span:?} ends after the blob");
         let (start, end) = state.runs.add(span.offset, span.end());
+        state.taken.add(span.offset, span.end());
         state.marks += 1;
         self.marked.wake_all();
         // A piece far ahead of every reader wakes nobody.
         if state.awaited.range(start..end).next().is_some() {
             self.changed.wake_all();
         }
+    }
+
+    /// What of `span` is neither readable nor being written: the caller writes it and marks it, or
+    /// the partial has failed. Nobody else is given it meanwhile.
+    pub(super) fn take(&self, span: Span) -> Vec<Span> {
+        let mut state = self.state.lock();
+        let gaps = state.taken.gaps(span.offset, span.end());
+        for gap in &gaps {
+            state.taken.add(gap.offset, gap.end());
+        }
+        gaps
+    }
+
+    /// Waits until all of `span` is readable. False: the feed has ended before, or `deadline` has
+    /// passed by the real clock.
+    #[must_use]
+    pub fn wait_readable(&self, span: Span, deadline: Time) -> bool {
+        let mut at = span.offset;
+        while at < span.end() {
+            match self.wait(at, deadline) {
+                Wait::Ready { end } => at = end,
+                Wait::Whole => return true,
+                Wait::Failed(_) | Wait::TimedOut => return false,
+            }
+        }
+        true
     }
 
     /// How often something was marked so far.
@@ -273,6 +315,7 @@ impl Feed {
         let (start, end) = (span.offset, span.end());
         assert!(!state.proven.cut(start, end), "what is right stays");
         state.runs.cut(start, end);
+        state.taken.cut(start, end);
         state.retracted.push(span);
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::ranked::{Rank, Ranked};
 use crate::limits::BLOB_LEN_MAX;
 use crate::proto::blob::BlobName;
+use crate::proto::geometry::Span;
 use crate::store::Store;
 use crate::store::backend::write_all_at;
 use crate::store::error::StoreError;
@@ -121,6 +122,24 @@ impl Partial {
         })
     }
 
+    /// Writes what of `bufs` at `offset` is not there and nobody else writes now, makes it
+    /// readable, and says how many bytes that were. So bytes that somebody has read stay as they
+    /// are, whatever another source has in their place.
+    ///
+    /// # Errors
+    /// As [`Partial::write`].
+    pub fn write_missing(&self, offset: u64, bufs: &[&[u8]]) -> Result<u64, StoreError> {
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        let mut written = 0;
+        for gap in self.feed.take(Span { offset, len }) {
+            let from = usize::try_from(gap.offset - offset).unwrap_or(usize::MAX);
+            self.write(gap.offset, &cut(bufs, from, usize::try_from(gap.len).unwrap_or(0)))?;
+            self.feed.mark(gap);
+            written += gap.len;
+        }
+        Ok(written)
+    }
+
     /// Fills `buf` with the bytes at `offset`, which are readable.
     ///
     /// # Errors
@@ -181,6 +200,21 @@ impl Drop for Partial {
     fn drop(&mut self) {
         self.store.discard(self);
     }
+}
+
+/// The `len` bytes after the first `from` of `bufs`.
+fn cut<'a>(bufs: &[&'a [u8]], mut from: usize, mut len: usize) -> Vec<&'a [u8]> {
+    let mut parts = Vec::with_capacity(bufs.len());
+    for buf in bufs {
+        let part = &buf[from.min(buf.len())..];
+        from = from.saturating_sub(buf.len());
+        let part = &part[..len.min(part.len())];
+        len -= part.len();
+        if !part.is_empty() {
+            parts.push(part);
+        }
+    }
+    parts
 }
 
 /// A blob's length is at least 1: an empty one is not stored.

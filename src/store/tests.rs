@@ -66,6 +66,22 @@ fn sample(number: u8) -> Vec<u8> {
 }
 
 #[test]
+fn bytes_that_were_read_stay_whatever_another_source_has_in_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let partial = store.begin(&name_of(b"any"), Some(12)).unwrap();
+    assert_eq!(partial.write_missing(2, &[b"cd"]).unwrap(), 2);
+    assert_eq!(partial.write_missing(7, &[b"h"]).unwrap(), 1);
+    assert_eq!(partial.write_missing(1, &[b"BC", b"", b"DEFGHI"]).unwrap(), 5);
+    assert_eq!(partial.write_missing(0, &[b"____________"]).unwrap(), 4);
+    assert_eq!(partial.write_missing(0, &[b"............"]).unwrap(), 0);
+    assert!(partial.feed().is_complete());
+    let mut bytes = [0; 12];
+    partial.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"_BcdEFGhI___");
+}
+
+#[test]
 fn a_blob_that_is_not_settled_is_one_like_others() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), Max::None);
