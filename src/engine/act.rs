@@ -6,12 +6,13 @@ use std::sync::Arc;
 use crate::base::blame::Blame;
 use crate::base::clock::Time;
 use crate::base::figures;
+use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::Refused;
 use crate::engine::announce::Report;
 use crate::engine::disk::{Job, Piece};
 use crate::engine::early::HASHES_ID;
 use crate::engine::inbox::MemberId;
-use crate::engine::member::{Clogged, Link, Member, Role};
+use crate::engine::member::{Clogged, Hashes, Link, Member, Role};
 use crate::engine::peer_io::Outgoing;
 use crate::engine::run::{Run, Turn};
 use crate::limits::PEER_REQUESTS_MAX;
@@ -35,7 +36,7 @@ impl Run {
                     figures::DUPLICATE_BYTES.add(body.len() as u64);
                 }
             }
-            Action::Verify { piece } => self.verify(id, piece),
+            Action::Verify { piece, hash } => self.verify(id, piece, hash),
             Action::Discard { piece } => {
                 if let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) {
                     drop(fetch.collect.take(piece));
@@ -131,12 +132,17 @@ impl Run {
         }
     }
 
-    /// Hands a piece to the disk threads.
-    fn verify(&mut self, id: MemberId, piece: PieceIndex) {
+    /// Hands a piece to the disk threads. `told`: what its hash is said to be, if there is no
+    /// metainfo.
+    fn verify(&mut self, id: MemberId, piece: PieceIndex, told: Option<Sha1Hash>) {
         let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) else {
             return;
         };
-        let Some(hash) = fetch.hashes.of(piece) else { return };
+        let hash = match &fetch.hashes {
+            Hashes::Known(metainfo) => Some(metainfo.piece_hash(piece)),
+            Hashes::Early(_) => told,
+        };
+        let Some(hash) = hash else { return };
         let piece = Piece {
             member: id,
             piece,

@@ -70,12 +70,13 @@ fn finish(piece: Piece) -> Event {
         return Event::Corrupt(member, piece);
     }
     let bytes: Vec<&[u8]> = blocks.iter().map(|block| &**block).collect();
-    if let Err(error) = partial.write_missing(span.offset, &bytes) {
-        return Event::DiskFailed(member, error.to_string());
-    }
+    let written = match partial.write_missing(span.offset, &bytes) {
+        Ok(written) => written,
+        Err(error) => return Event::DiskFailed(member, error.to_string()),
+    };
     // What a stream from upstream is writing just now is a call of the kernel away.
     if !partial.feed().wait_readable(span, Time::now() + DISK_PATIENCE) {
         return Event::DiskFailed(member, "the blob has failed".to_owned());
     }
-    Event::Stored(member, piece)
+    Event::Stored(member, piece, (written == span.len).then_some(hash))
 }

@@ -62,8 +62,9 @@ pub(super) enum Event {
     },
     /// A block is on its way to the peer.
     BlockSent(LinkId, Block),
-    /// A piece's hash was right; it is on disk and readable.
-    Stored(MemberId, PieceIndex),
+    /// A piece's hash was right; it is on disk and readable. Its hash, unless some of what is there
+    /// came from elsewhere.
+    Stored(MemberId, PieceIndex, Option<Sha1Hash>),
     /// A piece's hash was wrong; nothing was written.
     Corrupt(MemberId, PieceIndex),
     /// A piece could not be written.

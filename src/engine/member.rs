@@ -10,13 +10,13 @@ use crate::base::mailbox::{LeanSender, Refused};
 use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
-use crate::engine::early::Told;
+use crate::engine::early::OurHashes;
 use crate::engine::inbox::{MemberId, NewLink};
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Bytes, Credit, Outgoing};
 use crate::engine::status::LinkStatus;
-use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::geometry::Geometry;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::peer::{Message, PeerId, RawBlock};
 use crate::store::{Blob, Partial};
@@ -58,17 +58,8 @@ pub(super) struct Fetch {
 pub(super) enum Hashes {
     /// It stands in the metainfo.
     Known(Arc<Metainfo>),
-    /// The swarm is an early one: what its hosts told.
-    Told(Told),
-}
-
-impl Hashes {
-    pub(super) fn of(&self, piece: PieceIndex) -> Option<Sha1Hash> {
-        match self {
-            Hashes::Known(metainfo) => Some(metainfo.piece_hash(piece)),
-            Hashes::Told(told) => told.of(piece),
-        }
-    }
+    /// The swarm is an early one: who sends a piece has told it.
+    Early(OurHashes),
 }
 
 impl Member {

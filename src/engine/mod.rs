@@ -44,7 +44,7 @@ pub use self::membership::{Membership, Progress};
 pub use self::status::{EngineStatus, LinkStatus, SwarmStatus, TrackerStatus};
 
 use self::announce::{Announcer, Identity};
-use self::early::Told;
+use self::early::OurHashes;
 use self::inbox::{Event, Join, MemberId};
 use self::links::Links;
 use self::member::Hashes;
@@ -261,7 +261,7 @@ impl Engine {
         geometry: Geometry,
         partial: Arc<Partial>,
     ) -> Result<Membership, Stopped> {
-        let hashes = Hashes::Told(Told::nothing(&geometry));
+        let hashes = Hashes::Early(OurHashes::none(&geometry));
         let have = Pieces::none(geometry);
         self.enter(id, name.file_stem(), geometry, hashes, partial, have)
     }

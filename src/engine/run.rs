@@ -126,25 +126,26 @@ impl Run {
             Event::LinkUp(new) => self.link_up(*new),
             Event::Message(link, message) => self.of_link(link, Input::Message { link, message }),
             Event::ExtHandshake(link, theirs) => self.ext_handshake(link, *theirs),
-            Event::Hashes(link, told) => self.hashes_told(link, &told),
+            Event::Hashes(link, told) => {
+                self.of_link(link, Input::Hashes { link, hashes: told.iter().collect() });
+            }
             Event::Block(link, block, body) => self.block(link, block, body),
             Event::BlockSent(link, block) => self.of_link(link, Input::BlockSent { link, block }),
             Event::LinkDown(link, end) => self.link_down(link, &end),
             Event::DialFailed { info_hash, address } => {
                 self.of_swarm(info_hash, Input::DialFailed { address });
             }
-            Event::Stored(id, piece) => {
+            Event::Stored(id, piece, hash) => {
                 self.refill_disk();
-                self.early_stored(id, piece);
-                self.turn(id, Input::Stored { piece });
+                match hash {
+                    Some(hash) => self.hashed(id, piece, hash),
+                    None => self.turn(id, Input::Stored { piece }),
+                }
             }
             Event::Corrupt(id, piece) => {
                 self.refill_disk();
                 log_limited!(warn, "a piece from peers was corrupt: {piece:?}");
-                match self.members.get(&id).is_some_and(Member::is_early) {
-                    true => self.contested(id, piece),
-                    false => self.turn(id, Input::Corrupt { piece }),
-                }
+                self.turn(id, Input::Corrupt { piece });
             }
             Event::DiskFailed(id, why) => {
                 self.refill_disk();
@@ -460,7 +461,10 @@ impl Run {
     fn ext_handshake(&mut self, link: LinkId, theirs: ExtHandshake) {
         let Some(open) = self.open.get_mut(&link) else { return };
         open.client = theirs.client;
-        open.hashes_id = theirs.messages.get(MESSAGE_NAME).copied();
+        // Who says it again is not told all of it again.
+        let before = open.hashes_id;
+        open.hashes_id = before.or_else(|| theirs.messages.get(MESSAGE_NAME).copied());
+        let is_new = before != open.hashes_id;
         let reqq = theirs.reqq.and_then(|reqq| usize::try_from(reqq).ok());
         let ours = self.links.down.block_len_max();
         let input = Input::ExtHandshake {
@@ -470,7 +474,9 @@ impl Run {
             listen_port: theirs.port,
         };
         self.of_link(link, input);
-        self.introduce_hashes(link);
+        if is_new {
+            self.introduce_hashes(link);
+        }
     }
 
     fn block(&mut self, link: LinkId, block: RawBlock, body: Buffer) {

@@ -173,15 +173,6 @@ impl Conductor {
         Some(now + limits::CLAIM_RENEW)
     }
 
-    /// The members of the early swarm do not agree: goes on without.
-    pub(super) fn leave_early(&mut self) {
-        self.release_claim();
-        self.fetcher.distrust_early(&self.job.name());
-        self.early = None;
-        self.membership = None;
-        self.job.now_leads();
-    }
-
     /// Gives the claim up, if it is ours.
     pub(super) fn release_claim(&self) {
         if let Some(early) = &self.early

@@ -554,9 +554,6 @@ impl Conductor {
             },
         };
         let progress = self.membership.as_ref().map(|membership| membership.progress());
-        if progress.as_ref().is_some_and(|progress| progress.contested) {
-            self.leave_early();
-        }
         let swarm = match progress.filter(|_| self.membership.is_some()) {
             None => None,
             Some(progress) => {

@@ -329,7 +329,7 @@ impl Swarm {
         }
         let link = self.links.get_mut(&id)?;
         let alone = link.suspected || self.pieces.is_doubtful(piece);
-        self.pieces.start(piece, id, alone);
+        self.pieces.start(piece, id, alone, link.hash_of(piece));
         link.owned.push(piece);
         self.pieces.free_block(piece, link.block_len(now))
     }
@@ -340,10 +340,35 @@ impl Swarm {
         !link.suspected && (link.proven || self.links.values().all(|other| !other.proven))
     }
 
+    /// Whether the link has told the hash that the piece in flight is to have, if the hashes are
+    /// not known.
+    fn agrees(&self, link: &Link, piece: PieceIndex) -> bool {
+        let progress = self.pieces.progress().get(&piece);
+        progress.is_some_and(|progress| progress.hash == link.hash_of(piece))
+    }
+
+    /// Orphans whose hash nobody else told who could bring the rest are begun anew, so that who
+    /// told a wrong one and then fell silent holds nothing up.
+    pub(super) fn give_up_forlorn(&mut self, out: &mut Vec<Action>) {
+        let could_bring = |link: &Link, piece: PieceIndex| {
+            let has = link.has.contains(piece) && self.agrees(link, piece);
+            has && !link.they_choke && !link.snubbed && self.may_help(link)
+        };
+        let of_links = |piece: &PieceIndex| {
+            self.pieces.progress().get(piece).is_some_and(|progress| progress.hash.is_some())
+        };
+        let orphans = self.pieces.orphans().iter().copied().filter(of_links);
+        let forlorn: Vec<PieceIndex> = orphans
+            .filter(|piece| !self.links.values().any(|link| could_bring(link, *piece)))
+            .collect();
+        forlorn.into_iter().for_each(|piece| self.give_up(piece, out));
+    }
+
     fn may_adopt(&self, id: LinkId, piece: PieceIndex, now: Time) -> Option<What> {
         let link = self.links.get(&id)?;
         let free = self.pieces.free_block(piece, link.block_len(now));
-        (self.may_help(link) && free.is_some()).then_some(What::Adopt(piece))
+        let may = self.may_help(link) && self.agrees(link, piece);
+        (may && free.is_some()).then_some(What::Adopt(piece))
     }
 
     /// Makes the link the owner of an orphan. A free block of it.
@@ -376,7 +401,7 @@ impl Swarm {
             return None;
         }
         for (piece, progress) in self.pieces.progress() {
-            if link.has.contains(*piece) && !progress.alone {
+            if link.has.contains(*piece) && !progress.alone && self.agrees(link, *piece) {
                 let free = self.pieces.free_block(*piece, link.block_len(now));
                 if free.is_some() {
                     return free;
@@ -401,6 +426,9 @@ impl Swarm {
         if progress.alone || !self.may_help(link) || progress.owner == Some(id) {
             return None;
         }
+        if !self.agrees(link, piece) {
+            return None;
+        }
         let (block, left) = owner.awaited(now).find(|(block, _)| block.piece() == piece)?;
         if !self.is_late(left, link, block, now) {
             return None;
@@ -422,6 +450,7 @@ impl Swarm {
         link.zip(progress).is_some_and(|(link, progress)| {
             link.has.contains(block.piece())
                 && block.len() <= link.block_len_max
+                && self.agrees(link, block.piece())
                 && !progress.alone
                 && progress.is_asked_once(block)
                 && link.requests.iter().all(|request| !overlap(request.block, block))
@@ -461,10 +490,11 @@ impl Swarm {
         if contested {
             self.cancel_copies(block, out);
         }
-        let owner = self.pieces.progress().get(&piece).and_then(|progress| progress.owner);
+        let progress = self.pieces.progress().get(&piece);
+        let (owner, hash) = progress.map_or((None, None), |held| (held.owner, held.hash));
         if self.pieces.receive(block, (id, ip)) {
             self.disown(owner, piece);
-            out.push(Action::Verify { piece });
+            out.push(Action::Verify { piece, hash });
         }
         self.fill_all(now, out);
     }
@@ -625,8 +655,7 @@ impl Swarm {
     }
 
     /// A piece had the wrong hash. Whoever sent all of it is banned; if several did, none of them
-    /// is trusted with a part of a piece until a whole one of it was right. Nobody is blamed if a
-    /// peer told the hash.
+    /// is trusted with a part of a piece until a whole one of it was right.
     pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
         match &self.pieces.corrupt(piece)[..] {
             [(guilty, ip)] => self.ban(*ip, *guilty, now, out),

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::blame::Blame;
+use crate::base::hash::Sha1Hash;
 use crate::proto::geometry::{Block, PieceIndex, Span};
 use crate::proto::peer::{Message, PeerId, RawBlock};
 use crate::proto::tracker::AnnounceEvent;
@@ -34,8 +35,9 @@ pub struct Config {
     /// is stretched to some pieces for each link, so that hosts that read at the same place ask for
     /// different ones and swap them.
     pub reader_window: u64,
-    /// Whether the hashes of all pieces are known. If not, peers tell them piece by piece, and only
-    /// pieces of which [`Input::Hashes`] told are asked for.
+    /// Whether the hashes of all pieces are known. If not, each peer tells those of what it has
+    /// ([`Input::Hashes`]), and answers for them: a piece is asked for only of peers that told the
+    /// same hash of it, and if its bytes have another, it is they who lied.
     pub hashes_known: bool,
 }
 
@@ -129,8 +131,7 @@ pub enum Input {
         piece: PieceIndex,
     },
     /// The outcome of [`Action::Verify`] if the hash is wrong. The engine has thrown the bytes
-    /// away. Without [`Config::hashes_known`] nobody is to blame: one peer told the hash, another
-    /// sent the piece, and which of them lied is not known. The hash is unknown again.
+    /// away.
     Corrupt {
         /// Which.
         piece: PieceIndex,
@@ -140,10 +141,13 @@ pub enum Input {
         /// Offsets into the blob.
         offsets: Vec<u64>,
     },
-    /// The hashes of these pieces are known from now on. Told twice, it counts once.
+    /// A peer tells hashes of pieces, before it says that it has them or after. Without effect if
+    /// [`Config::hashes_known`].
     Hashes {
-        /// Which, in any order.
-        pieces: Vec<PieceIndex>,
+        /// The link.
+        link: LinkId,
+        /// The number of each piece, as it was told, and its hash.
+        hashes: Vec<(u32, Sha1Hash)>,
     },
     /// Addresses of peers.
     Candidates {
@@ -228,6 +232,8 @@ pub enum Action {
     Verify {
         /// Which.
         piece: PieceIndex,
+        /// What those told who sent it; `None`: [`Config::hashes_known`].
+        hash: Option<Sha1Hash>,
     },
     /// Throw away the blocks held of this piece.
     Discard {
@@ -277,6 +283,8 @@ pub enum CloseReason {
     BadBitfield,
     /// A message that may not come now, or not at all without the fast extension.
     OutOfTurn,
+    /// Two hashes of one piece.
+    TwoHashes,
     /// A piece that it alone sent had the wrong hash.
     Corrupt,
     /// It was banned for what it did on another link.
@@ -302,6 +310,7 @@ impl CloseReason {
             | CloseReason::BadBlock
             | CloseReason::BadBitfield
             | CloseReason::OutOfTurn
+            | CloseReason::TwoHashes
             | CloseReason::Corrupt
             | CloseReason::Banned => Blame::Peer,
             CloseReason::Ourselves
@@ -320,6 +329,7 @@ impl fmt::Display for CloseReason {
             CloseReason::BadBlock => "it asked for a block that does not exist or is too long",
             CloseReason::BadBitfield => "its bitfield does not fit",
             CloseReason::OutOfTurn => "it sent a message out of turn",
+            CloseReason::TwoHashes => "it told two hashes of one piece",
             CloseReason::Corrupt => "it sent a corrupt piece",
             CloseReason::Banned => "its address is banned",
             CloseReason::Ourselves => "it is this process",

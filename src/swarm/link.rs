@@ -1,10 +1,11 @@
 //! What we know of a connected peer: what it has, what we asked it for, what it asked us for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
 use crate::limits::{BLOCK_LEN, BLOCK_LEN_MAX, PEER_REQUESTS_MAX};
 use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
@@ -37,6 +38,15 @@ pub(super) struct Request {
     pub(super) stale: bool,
 }
 
+/// What a peer says of a blob of which nobody has the metainfo: what counts is a piece that it has
+/// and of which it told the hash.
+#[derive(Debug)]
+pub(super) struct Vouched {
+    pub(super) says: Pieces,
+    /// At most one for each piece of the blob.
+    pub(super) hashes: BTreeMap<PieceIndex, Sha1Hash>,
+}
+
 /// A connected peer.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -52,8 +62,10 @@ pub(super) struct Link {
 
     /// When it said or sent something last. Who dies without a word is silent for longest.
     pub(super) heard_at: Time,
-    /// What it says it has.
+    /// What it has: it says so, and if the hashes are not known it has told that of the piece.
     pub(super) has: Pieces,
+    /// If the hashes are not known: what else it said.
+    pub(super) vouched: Option<Vouched>,
     /// Whether it has said anything about that.
     pub(super) told: bool,
     /// Whether the picker counts what it has: not that of a peer that has everything.
@@ -125,6 +137,7 @@ impl Link {
             dial_address: None,
             heard_at: now,
             has: Pieces::none(*geometry),
+            vouched: None,
             told: false,
             counted: true,
             useful: 0,
@@ -155,6 +168,18 @@ impl Link {
             turns: Vec::new(),
             turn_at: Time::ZERO,
         }
+    }
+
+    /// What it told of the hash of `piece`; `None`: nothing, or the hashes are known.
+    pub(super) fn hash_of(&self, piece: PieceIndex) -> Option<Sha1Hash> {
+        self.vouched.as_ref()?.hashes.get(&piece).copied()
+    }
+
+    /// Notes that it says it has `piece`, and whether that counts.
+    pub(super) fn says(&mut self, piece: PieceIndex) -> bool {
+        let Some(vouched) = &mut self.vouched else { return true };
+        vouched.says.insert(piece);
+        vouched.hashes.contains_key(&piece)
     }
 
     /// It told what it takes. Blocks are asked for in whole units.
@@ -273,6 +298,10 @@ impl Link {
         assert_eq!(self.asked, fresh.map(|request| u64::from(request.block.len())).sum::<u64>());
         assert_eq!(self.useful as usize, self.has.not_in(stored).count());
         assert_eq!(self.we_are_interested, self.useful > 0);
+        if let Some(vouched) = &self.vouched {
+            let counts = |piece: &PieceIndex| vouched.hashes.contains_key(piece);
+            assert!(self.has.iter().eq(vouched.says.iter().filter(counts)));
+        }
         assert!(self.uploads.len() <= PEER_REQUESTS_MAX);
         assert!(!self.we_choke || self.uploads.is_empty());
     }

@@ -1,12 +1,12 @@
 //! The state of each piece.
 //!
 //! **Invariant:** a piece is in exactly one state at a time: missing, claimed by the upstream, in
-//! flight from links, verifying, or stored. Only missing pieces whose hash is known are in the
-//! picker; a piece whose hash is not known is missing or claimed.
+//! flight from links, verifying, or stored. Only missing pieces are in the picker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::base::hash::Sha1Hash;
 use crate::limits::BLOCK_LEN;
 use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
@@ -46,6 +46,8 @@ pub(super) struct Progress {
     pub(super) owner: Option<LinkId>,
     /// Whether nobody but the owner may send any of it: blame will be certain.
     pub(super) alone: bool,
+    /// What its owner told of it, if the hashes are not known: so must all who help.
+    pub(super) hash: Option<Sha1Hash>,
     /// Whether more than one link may still send the same block: the others are told once it is
     /// here.
     pub(super) contested: bool,
@@ -58,12 +60,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn new(piece_len: u32, owner: LinkId, alone: bool) -> Progress {
+    fn new(piece_len: u32, owner: LinkId, alone: bool, hash: Option<Sha1Hash>) -> Progress {
         let count = piece_len.div_ceil(BLOCK_LEN) as usize;
         let units = vec![Unit::default(); count];
         Progress {
             owner: Some(owner),
             alone,
+            hash,
             contested: false,
             senders: Vec::new(),
             units,
@@ -167,17 +170,14 @@ pub(super) struct PieceTable {
     verifying: BTreeMap<PieceIndex, Vec<Sender>>,
     /// Pieces that failed their hash and that several links had sent: asked of one link only.
     doubtful: BTreeSet<PieceIndex>,
-    /// The pieces whose hash is known; `None`: all, and for good.
-    hashed: Option<Pieces>,
     /// Bytes of the pieces in flight and verifying, each counted whole.
     bytes_in_flight: u64,
     pub(super) picker: Picker,
 }
 
 impl PieceTable {
-    /// All pieces are missing but those in `have`. `hashes_known`: of all, else of those only.
-    pub(super) fn new(geometry: Geometry, have: Pieces, hashes_known: bool) -> PieceTable {
-        let hashed = (!hashes_known).then(|| have.clone());
+    /// All pieces are missing but those in `have`.
+    pub(super) fn new(geometry: Geometry, have: Pieces) -> PieceTable {
         let mut table = PieceTable {
             geometry,
             states: vec![State::Missing; geometry.piece_count() as usize],
@@ -186,7 +186,6 @@ impl PieceTable {
             orphans: BTreeSet::new(),
             verifying: BTreeMap::new(),
             doubtful: BTreeSet::new(),
-            hashed,
             bytes_in_flight: 0,
             picker: Picker::new(&geometry),
         };
@@ -240,25 +239,18 @@ impl PieceTable {
         self.verifying.values().any(|senders| senders.iter().any(|(sender, _)| *sender == link))
     }
 
-    /// The hash of `piece` is known from now on; whether it was not before.
-    pub(super) fn learn_hash(&mut self, piece: PieceIndex) -> bool {
-        let is_new = self.hashed.as_mut().is_some_and(|hashed| hashed.insert(piece));
-        if is_new {
-            self.set(piece, self.state(piece));
-        }
-        is_new
-    }
-
-    fn is_hashed(&self, piece: PieceIndex) -> bool {
-        self.hashed.as_ref().is_none_or(|hashed| hashed.contains(piece))
-    }
-
-    /// Missing to in flight: `owner` will be asked for all of it.
-    pub(super) fn start(&mut self, piece: PieceIndex, owner: LinkId, alone: bool) {
+    /// Missing to in flight: `owner`, who told its `hash`, will be asked for all of it.
+    pub(super) fn start(
+        &mut self,
+        piece: PieceIndex,
+        owner: LinkId,
+        alone: bool,
+        hash: Option<Sha1Hash>,
+    ) {
         debug_assert_eq!(self.state(piece), State::Missing, "{piece:?}");
         let piece_len = self.geometry.len_of(piece);
         self.bytes_in_flight += u64::from(piece_len);
-        self.progress.insert(piece, Progress::new(piece_len, owner, alone));
+        self.progress.insert(piece, Progress::new(piece_len, owner, alone, hash));
         self.set(piece, State::InFlight);
     }
 
@@ -311,15 +303,10 @@ impl PieceTable {
         true
     }
 
-    /// Verifying to missing: who sent it and is to blame. Nobody, if it is not being verified, or
-    /// if a peer told the hash: then that may be what is wrong, and it is not known any more.
+    /// Verifying to missing: who sent it and is to blame.
     pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Vec<Sender> {
-        let Some(mut senders) = self.verifying.remove(&piece) else { return Vec::new() };
+        let Some(senders) = self.verifying.remove(&piece) else { return Vec::new() };
         self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
-        if let Some(hashed) = &mut self.hashed {
-            hashed.remove(piece);
-            senders.clear();
-        }
         if senders.len() > 1 {
             self.doubtful.insert(piece);
         }
@@ -335,7 +322,6 @@ impl PieceTable {
             self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
         }
         self.doubtful.remove(&piece);
-        self.learn_hash(piece);
         self.stored.insert(piece);
         self.set(piece, State::Stored);
         senders.unwrap_or_default()
@@ -364,7 +350,7 @@ impl PieceTable {
 
     fn set(&mut self, piece: PieceIndex, state: State) {
         self.states[piece.index()] = state;
-        self.picker.set_pickable(piece, state == State::Missing && self.is_hashed(piece));
+        self.picker.set_pickable(piece, state == State::Missing);
     }
 
     /// Panics if the parts contradict each other. O(pieces).
@@ -375,9 +361,7 @@ impl PieceTable {
             assert_eq!(state == State::Stored, self.stored.contains(piece), "{piece:?}");
             assert_eq!(state == State::InFlight, self.progress.contains_key(&piece), "{piece:?}");
             assert_eq!(state == State::Verifying, self.verifying.contains_key(&piece), "{piece:?}");
-            let hashed = self.is_hashed(piece);
-            assert!(hashed || matches!(state, State::Missing | State::Claimed), "{piece:?}");
-            let pickable = state == State::Missing && hashed;
+            let pickable = state == State::Missing;
             assert_eq!(pickable, self.picker.is_pickable(piece), "{piece:?}");
             if matches!(state, State::InFlight | State::Verifying) {
                 bytes += u64::from(self.geometry.len_of(piece));

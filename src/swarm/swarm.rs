@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
 use crate::base::rng::Rng;
 use crate::proto::bitfield::Pieces;
 use crate::proto::geometry::{Geometry, PieceIndex};
@@ -13,7 +14,7 @@ use crate::proto::tracker::AnnounceEvent;
 use crate::swarm::announce::Announcer;
 use crate::swarm::candidates::Candidates;
 use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
-use crate::swarm::link::Link;
+use crate::swarm::link::{Link, Vouched};
 use crate::swarm::meter::Meter;
 use crate::swarm::pieces::{PieceTable, Sender};
 use crate::swarm::spread::Spread;
@@ -68,7 +69,7 @@ impl Swarm {
     /// A swarm without links, of which this host has the pieces `have`.
     #[must_use]
     pub fn new(config: Config, geometry: Geometry, have: Pieces, rng: Rng, now: Time) -> Swarm {
-        let pieces = PieceTable::new(geometry, have, config.hashes_known);
+        let pieces = PieceTable::new(geometry, have);
         Swarm {
             config,
             rng,
@@ -160,12 +161,7 @@ impl Swarm {
             Input::Stored { piece } => self.stored(piece, now, out),
             Input::Corrupt { piece } => self.corrupt(piece, now, out),
             Input::Readers { offsets } => self.readers(&offsets, now, out),
-            Input::Hashes { pieces } => {
-                let new = pieces.into_iter().filter(|piece| self.pieces.learn_hash(*piece));
-                if new.count() > 0 {
-                    self.fill_all(now, out);
-                }
-            }
+            Input::Hashes { link, hashes } => self.hashes_told(link, &hashes, now, out),
             Input::Candidates { addresses, source } => {
                 for address in addresses {
                     self.candidates.add(address, source, now);
@@ -196,6 +192,10 @@ impl Swarm {
         let geometry = *self.geometry();
         let mut link = Link::new(&geometry, new.address, new.peer_id, new.incoming, new.fast, now);
         link.ours = new.ours;
+        if !self.config.hashes_known {
+            let (says, hashes) = (Pieces::none(geometry), BTreeMap::new());
+            link.vouched = Some(Vouched { says, hashes });
+        }
         if !new.incoming {
             self.candidates.linked(new.address);
             link.dial_address = Some(new.address);
@@ -334,6 +334,14 @@ impl Swarm {
             return self.they_told_again(id, &has, now, out);
         }
         link.told = true;
+        let mut has = has;
+        if let Some(vouched) = &mut link.vouched {
+            vouched.says = has;
+            has = Pieces::none(*self.pieces.geometry());
+            for piece in vouched.hashes.keys().filter(|piece| vouched.says.contains(**piece)) {
+                has.insert(*piece);
+            }
+        }
         link.useful = u32::try_from(has.not_in(self.pieces.stored()).count()).unwrap_or(u32::MAX);
         link.has = has;
         link.dry = None;
@@ -356,10 +364,11 @@ impl Swarm {
         out: &mut Vec<Action>,
     ) -> Result<(), CloseReason> {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
-        if link.has.not_in(has).next().is_some() {
+        let before = link.vouched.as_ref().map_or(&link.has, |vouched| &vouched.says);
+        if before.not_in(has).next().is_some() {
             return Err(CloseReason::OutOfTurn);
         }
-        let new: Vec<PieceIndex> = has.not_in(&link.has).collect();
+        let new: Vec<PieceIndex> = has.not_in(before).collect();
         new.into_iter().try_for_each(|piece| self.they_have(id, piece.get(), now, out))
     }
 
@@ -373,8 +382,48 @@ impl Swarm {
         let piece = self.geometry().piece(number).ok_or(CloseReason::BadPiece)?;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.told = true;
-        if !link.has.insert(piece) {
+        if !link.says(piece) {
+            self.turn_ends(id, piece, now, out);
             return Ok(());
+        }
+        self.has_one_more(id, piece, now, out);
+        Ok(())
+    }
+
+    /// A peer tells hashes of pieces. What it says it has counts if it has told that of it.
+    fn hashes_told(
+        &mut self,
+        id: LinkId,
+        hashes: &[(u32, Sha1Hash)],
+        now: Time,
+        out: &mut Vec<Action>,
+    ) {
+        for (number, hash) in hashes {
+            let piece = self.geometry().piece(*number);
+            let Some(vouched) = self.links.get_mut(&id).and_then(|link| link.vouched.as_mut())
+            else {
+                return;
+            };
+            let wrong = match piece.map(|piece| *vouched.hashes.entry(piece).or_insert(*hash)) {
+                Some(told) if told == *hash => None,
+                Some(_) => Some(CloseReason::TwoHashes),
+                None => Some(CloseReason::BadPiece),
+            };
+            if let Some(why) = wrong {
+                self.close(id, why, now, out);
+                return self.fill_all(now, out);
+            }
+            if let Some(piece) = piece.filter(|piece| vouched.says.contains(*piece)) {
+                self.has_one_more(id, piece, now, out);
+            }
+        }
+    }
+
+    /// The peer has `piece`, whether we knew before or not.
+    fn has_one_more(&mut self, id: LinkId, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if !link.has.insert(piece) {
+            return;
         }
         self.pieces.picker.gained(piece);
         if link.has.is_full() {
@@ -382,7 +431,7 @@ impl Swarm {
             self.geometry().pieces().for_each(|piece| self.pieces.picker.lost(piece));
         }
         self.turn_ends(id, piece, now, out);
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(&id) else { return };
         if !self.pieces.stored().contains(piece) {
             link.useful += 1;
         }
@@ -390,7 +439,6 @@ impl Swarm {
             link.dry = None;
         }
         self.they_have_more(id, now, out);
-        Ok(())
     }
 
     /// After they said that they have something: interest, requests, or good-bye.
@@ -538,6 +586,7 @@ impl Swarm {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.snub_silent(now, out);
+            self.give_up_forlorn(out);
             self.fill_all(now, out);
             self.end_late_turns(now);
             self.suggest(now, out);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::base::clock::Time;
+use crate::base::hash::Sha1Hash;
 use crate::base::rng::Rng;
 use crate::limits::{BLOCK_LEN, BLOCK_LEN_MAX, NO_PROGRESS, PEER_REQUESTS_MAX};
 use crate::proto::bitfield::Pieces;
@@ -48,10 +49,10 @@ impl Host {
         Host::with(pieces, 0, |config| config.hashes_known = false)
     }
 
-    /// The hashes of these pieces are told.
-    fn learn(&mut self, numbers: &[u32]) {
-        let pieces = numbers.iter().map(|number| self.piece(*number)).collect();
-        self.input(Input::Hashes { pieces });
+    /// The link tells of these pieces that their hash is this number.
+    fn learn(&mut self, link: LinkId, numbers: &[u32], hash: u8) -> &[Action] {
+        let hashes = numbers.iter().map(|number| (*number, Sha1Hash([hash; 20]))).collect();
+        self.input(Input::Hashes { link, hashes })
     }
 
     fn interested(&self, link: LinkId) -> bool {
@@ -168,7 +169,7 @@ fn a_whole_piece_is_asked_of_one_link_verified_and_announced() {
     assert!(host.deliver(link, asked[1]));
     assert!(host.deliver(link, asked[0]));
     let piece = host.piece(0);
-    assert!(host.did(&Action::Verify { piece }));
+    assert!(host.did(&Action::Verify { piece, hash: None }));
     host.input(Input::Stored { piece });
     assert!(host.did(&Action::Send { link: other, message: Message::Have(0) }));
     assert!(host.did(&Action::Complete));
@@ -517,7 +518,7 @@ fn a_dead_links_requests_go_to_others_and_its_blocks_are_kept() {
     host.input(Input::LinkDown { link: first });
     assert_eq!(host.asked(second), [asked[1]]);
     host.deliver(second, asked[1]);
-    assert!(host.did(&Action::Verify { piece: host.piece(0) }));
+    assert!(host.did(&Action::Verify { piece: host.piece(0), hash: None }));
 }
 
 #[test]
@@ -531,7 +532,7 @@ fn a_silent_link_loses_its_requests_and_the_copy_that_comes_later_is_cancelled()
     assert!(host.did(&Action::Send { link: silent, message: Message::Cancel(asked[0]) }));
     assert!(host.deliver(silent, asked[1]), "a late block is welcome");
     assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
-    assert!(host.did(&Action::Verify { piece: host.piece(0) }));
+    assert!(host.did(&Action::Verify { piece: host.piece(0), hash: None }));
 }
 
 #[test]

@@ -327,7 +327,7 @@ impl World {
                 self.hosts[n].held.insert(block.piece());
             }
             Action::Drop => {}
-            Action::Verify { piece } => {
+            Action::Verify { piece, .. } => {
                 let host = &mut self.hosts[n];
                 host.verifying.insert(piece);
                 host.disk_free = host.disk_free.max(self.now) + host.plan.disk;

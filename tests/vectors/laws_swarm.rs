@@ -1,11 +1,12 @@
 //! What must hold for one swarm and any list of inputs. `tests/sim` tries it on seeded lists, the
 //! fuzz target on everything.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use torrent_cache::base::clock::Time;
+use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
 use torrent_cache::limits::BLOCK_LEN;
 use torrent_cache::proto::bitfield::Pieces;
@@ -70,10 +71,10 @@ const PIECE_LEN: u64 = 3 << 14;
 pub struct Model {
     choices: Choices,
     geometry: Geometry,
-    /// Whether the hashes came with the torrent, so that it is known who lied.
+    /// Whether the hashes came with the torrent.
     hashes_known: bool,
-    /// The pieces whose hashes are known.
-    hashed: Pieces,
+    /// What links told of the hashes of pieces.
+    hashed: BTreeMap<(LinkId, PieceIndex), Sha1Hash>,
     pub swarm: Swarm,
     pub now: Time,
     next_link: u64,
@@ -108,7 +109,7 @@ impl Model {
             choices,
             geometry,
             hashes_known,
-            hashed: if hashes_known { Pieces::all(geometry) } else { Pieces::none(geometry) },
+            hashed: BTreeMap::new(),
             swarm,
             now,
             next_link: 0,
@@ -169,11 +170,12 @@ impl Model {
         }
     }
 
-    /// A few pieces in a row.
-    fn hashes(&mut self) -> Input {
-        let from = self.number() as usize;
-        let pieces = self.geometry.pieces().skip(from).take(self.choices.index(6));
-        Input::Hashes { pieces: pieces.collect() }
+    /// Of a few pieces in a row, right ones as a rule.
+    fn hashes(&mut self, link: LinkId) -> Input {
+        let from = self.number();
+        let until = from + u32::try_from(self.choices.index(6)).unwrap();
+        let hash = Sha1Hash([u8::from(self.choices.below(8) == 0); 20]);
+        Input::Hashes { link, hashes: (from..until).map(|number| (number, hash)).collect() }
     }
 
     fn link_up(&mut self) -> Input {
@@ -215,7 +217,7 @@ impl Model {
             },
             29 => match self.choices.take(&mut self.sending) {
                 Some((link, block)) => Input::BlockSent { link, block },
-                None => self.hashes(),
+                None => self.hashes(link),
             },
             30 => Input::Readers { offsets: vec![offset / 2, offset] },
             31 => {
@@ -240,6 +242,7 @@ impl Model {
                 Some(piece) => Input::Stored { piece },
                 None => Input::Timeout,
             },
+            38 => self.hashes(link),
             37 => Input::Share { bytes_in_flight_max: self.choices.below(9 << 16) },
             _ => Input::Timeout,
         }
@@ -253,16 +256,12 @@ impl Model {
         match &input {
             Input::Corrupt { piece } => {
                 self.held.remove(piece);
-                if !self.hashes_known {
-                    self.hashed.remove(*piece);
-                }
             }
-            Input::Stored { piece } => {
-                self.hashed.insert(*piece);
-            }
-            Input::Hashes { pieces } => {
-                for piece in pieces {
-                    self.hashed.insert(*piece);
+            Input::Hashes { link, hashes } => {
+                for (number, hash) in hashes {
+                    if let Some(piece) = self.geometry.piece(*number) {
+                        self.hashed.entry((*link, piece)).or_insert(*hash);
+                    }
                 }
             }
             _ => {}
@@ -290,7 +289,9 @@ impl Model {
                 assert!(self.links.contains(&link), "sent to a closed link");
                 if let Message::Request(block) = message {
                     let piece = self.geometry.piece(block.piece);
-                    assert!(piece.is_some_and(|piece| self.hashed.contains(piece)), "no hash");
+                    let piece = piece.expect("it exists");
+                    let told = self.hashed.contains_key(&(link, piece));
+                    assert!(self.hashes_known || told, "it told no hash");
                     self.requested.push((link, block));
                 }
             }
@@ -303,7 +304,8 @@ impl Model {
             }
             Action::Refuse { link, block } => self.answered(link, block),
             Action::Keep { block } => drop(self.held.insert(block.piece()).then_some(())),
-            Action::Verify { piece } => {
+            Action::Verify { piece, hash } => {
+                assert_eq!(hash.is_none(), self.hashes_known);
                 assert!(self.held.contains(&piece), "nothing held to verify");
                 self.verifying.push(piece);
             }
@@ -317,8 +319,7 @@ impl Model {
             }
             Action::Dial { address } => self.dialling.push(address),
             Action::Claimed { span } => self.claimed.extend(span),
-            Action::Ban { .. } => assert!(self.hashes_known, "banned, but who told the hash?"),
-            Action::Drop | Action::Announce { .. } | Action::Complete => {}
+            Action::Drop | Action::Ban { .. } | Action::Announce { .. } | Action::Complete => {}
         }
     }
 

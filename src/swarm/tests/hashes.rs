@@ -1,15 +1,32 @@
-//! Claims about pieces whose hashes are told one by one.
+//! Claims about pieces whose hashes are told by those who have them.
 
 use super::*;
+use crate::swarm::swarm::TICK;
+
+/// Whether the last input closed the link for this reason.
+fn closed(host: &Host, link: LinkId, why: CloseReason) -> bool {
+    host.did(&Action::Close { link, why })
+}
+
+/// The host has the bytes of all these blocks from the link.
+fn deliver_all(host: &mut Host, link: LinkId, blocks: &[RawBlock]) {
+    blocks.iter().for_each(|block| assert!(host.deliver(link, *block)));
+}
+
+fn verifies(host: &Host, number: u32, hash: u8) -> bool {
+    let (piece, hash) = (host.piece(number), Some(Sha1Hash([hash; 20])));
+    host.did(&Action::Verify { piece, hash })
+}
 
 #[test]
-fn nothing_is_asked_for_before_its_hash_is_known() {
+fn a_peer_is_asked_only_for_that_of_which_it_told_the_hash() {
     let mut host = Host::without_hashes(4);
     let (link, asked) = host.seed();
     assert_eq!(asked, []);
-    assert!(host.interested(link));
+    assert!(!host.interested(link));
+    let (silent, _) = host.seed();
     for number in [2, 0] {
-        host.learn(&[number]);
+        host.learn(link, &[number], 1);
         let blocks = host.asked(link);
         assert_eq!(blocks.len(), 2, "at once");
         assert!(blocks.iter().all(|block| block.piece == number));
@@ -17,85 +34,126 @@ fn nothing_is_asked_for_before_its_hash_is_known() {
         blocks.into_iter().for_each(|block| assert!(host.deliver(link, block)));
         host.input(Input::Stored { piece: host.piece(number) });
     }
+    host.input(Input::LinkDown { link });
+    assert_eq!(host.asked(silent), [], "it told nothing");
 }
 
 #[test]
-fn a_hash_that_is_told_twice_counts_once() {
+fn the_hash_may_be_told_before_the_piece_is_there() {
+    let mut host = Host::without_hashes(2);
+    let link = host.link();
+    host.hear(link, Message::HaveNone);
+    host.hear(link, Message::Unchoke);
+    host.learn(link, &[1], 1);
+    assert_eq!(host.out, []);
+    host.hear(link, Message::Have(1));
+    assert_eq!(host.asked(link).len(), 2);
+    host.learn(link, &[1, 1], 1);
+    assert_eq!(host.out, [], "told twice, it counts once");
+}
+
+#[test]
+fn who_tells_two_hashes_of_a_piece_or_one_of_a_piece_that_is_not_there_is_let_go() {
     let mut host = Host::without_hashes(2);
     let (link, _) = host.seed();
-    host.learn(&[1, 1]);
-    assert_eq!(host.asked(link).len(), 2);
-    host.learn(&[1]);
+    host.learn(link, &[0], 1);
+    host.learn(link, &[0], 2);
+    assert!(closed(&host, link, CloseReason::TwoHashes));
+    let (link, _) = host.seed();
+    host.learn(link, &[0, 1, 2], 1);
+    assert!(closed(&host, link, CloseReason::BadPiece));
+    // Whatever it says if nobody asked for hashes.
+    let mut host = Host::new(2, 0);
+    let (link, _) = host.seed();
+    host.learn(link, &[7], 1);
     assert_eq!(host.out, []);
 }
 
 #[test]
-fn a_peer_of_whose_pieces_no_hash_was_known_is_asked_as_soon_as_one_is() {
-    let mut host = Host::without_hashes(4);
-    let (link, _) = host.seed();
-    // It is found to have nothing of what may be asked for, and not looked at again.
-    host.learn(&[0]);
-    let other = host.link();
-    host.hear(other, Message::Bitfield(vec![0b0101_0000]));
-    host.hear(other, Message::Unchoke);
-    assert_eq!((host.asked(other), host.interested(other)), (vec![], true));
-    host.input(Input::LinkDown { link });
-    host.pass(NO_PROGRESS);
-    assert_eq!((host.asked(other), host.interested(other)), (vec![], true));
-    host.learn(&[3]);
-    assert_eq!(host.asked(other).len(), 2);
+fn a_piece_has_the_hash_that_its_senders_told_whatever_others_say() {
+    let mut host = Host::without_hashes(1);
+    let (liar, _) = host.seed();
+    host.learn(liar, &[0], 9);
+    let asked = host.asked(liar);
+    assert_eq!(asked.len(), 2);
+    let (honest, _) = host.seed();
+    host.learn(honest, &[0], 1);
+    assert_eq!(host.asked(honest), [], "it is the other's");
+    deliver_all(&mut host, liar, &asked);
+    assert!(verifies(&host, 0, 9));
+    let piece = host.piece(0);
+    host.input(Input::Corrupt { piece });
+    assert!(closed(&host, liar, CloseReason::Corrupt), "it told the hash and sent the bytes");
+    let asked = host.asked(honest);
+    deliver_all(&mut host, honest, &asked);
+    assert!(verifies(&host, 0, 1));
+    host.input(Input::Stored { piece });
+    assert!(host.swarm.is_complete());
 }
 
 #[test]
-fn the_upstream_claims_pieces_whose_hashes_are_not_known() {
+fn what_a_link_began_others_go_on_with_only_if_they_told_the_same() {
+    let mut host = Host::without_hashes(1);
+    let (first, _) = host.seed();
+    host.learn(first, &[0], 1);
+    let asked = host.asked(first);
+    host.deliver(first, asked[0]);
+    let (other, _) = host.seed();
+    host.learn(other, &[0], 2);
+    let (same, _) = host.seed();
+    host.learn(same, &[0], 1);
+    host.hear(first, Message::Choke);
+    host.pass(TICK);
+    assert_eq!((host.asked(other), host.asked(same)), (vec![], vec![asked[1]]));
+    host.deliver(same, asked[1]);
+    assert!(verifies(&host, 0, 1));
+    let piece = host.piece(0);
+    host.input(Input::Corrupt { piece });
+    assert!(host.swarm.links[&first].suspected && host.swarm.links[&same].suspected);
+}
+
+#[test]
+fn who_told_a_hash_and_fell_silent_holds_a_piece_up_no_longer_than_the_patience() {
+    let mut host = Host::without_hashes(1);
+    let (liar, _) = host.seed();
+    host.learn(liar, &[0], 9);
+    let begun = host.asked(liar);
+    host.deliver(liar, begun[0]);
+    let (honest, _) = host.seed();
+    host.learn(honest, &[0], 1);
+    assert_eq!(host.asked(honest), []);
+    host.pass(NO_PROGRESS);
+    let asked = host.asked(honest);
+    assert_eq!(asked.len(), 2, "from its beginning");
+    assert!(!host.deliver(liar, begun[1]), "it is another piece by now");
+    deliver_all(&mut host, honest, &asked);
+    assert!(verifies(&host, 0, 1));
+}
+
+#[test]
+fn who_told_a_hash_and_chokes_us_does_not_hold_a_piece_up() {
+    let mut host = Host::without_hashes(1);
+    let (liar, _) = host.seed();
+    host.learn(liar, &[0], 9);
+    let begun = host.asked(liar);
+    host.deliver(liar, begun[0]);
+    let (honest, _) = host.seed();
+    host.learn(honest, &[0], 1);
+    host.hear(liar, Message::Choke);
+    host.pass(TICK);
+    assert_eq!(host.asked(honest).len(), 2, "from its beginning");
+}
+
+#[test]
+fn the_upstream_claims_pieces_whose_hashes_nobody_told() {
     let mut host = Host::without_hashes(4);
     let (link, _) = host.seed();
     assert_eq!(host.claim(0, 2 * u64::from(PIECE_LEN), false), Some((0, 1)));
-    host.learn(&[0]);
+    host.learn(link, &[0], 1);
     assert_eq!(host.asked(link), [], "the upstream brings it");
     let len = 2 * u64::from(PIECE_LEN);
     host.input(Input::Release { span: Span { offset: 0, len } });
     let asked = host.asked(link);
     assert_eq!(asked.len(), 2);
     assert!(asked.iter().all(|block| block.piece == 0), "the other has no hash");
-}
-
-#[test]
-fn the_hash_of_a_stored_piece_is_known() {
-    let mut host = Host::without_hashes(2);
-    let (link, _) = host.seed();
-    host.claim(0, 1, false);
-    let piece = host.piece(0);
-    host.input(Input::Stored { piece });
-    // Checked with all invariants: only missing and claimed pieces have none.
-    host.learn(&[0]);
-    assert_eq!(host.out, []);
-    host.learn(&[1]);
-    assert_eq!(host.asked(link).len(), 2);
-}
-
-#[test]
-fn nobody_is_blamed_for_a_piece_whose_hash_a_peer_told() {
-    let mut host = Host::without_hashes(2);
-    let (first, _) = host.seed();
-    host.learn(&[0]);
-    let asked = host.asked(first);
-    asked.iter().for_each(|block| assert!(host.deliver(first, *block)));
-    let piece = host.piece(0);
-    assert!(host.did(&Action::Verify { piece }));
-    host.input(Input::Corrupt { piece });
-    assert_eq!(host.out, [], "no ban, and the hash is not known any more");
-    // Of two senders neither is suspected.
-    host.learn(&[0]);
-    assert_eq!(host.asked(first).len(), 2);
-    host.deliver(first, asked[0]);
-    host.hear(first, Message::Choke);
-    let (second, rest) = host.seed();
-    assert_eq!(rest, [asked[1]]);
-    host.deliver(second, asked[1]);
-    host.input(Input::Corrupt { piece });
-    assert_eq!(host.out, []);
-    assert!(host.swarm.links.values().all(|link| !link.suspected));
-    assert!(!host.swarm.pieces.is_doubtful(piece));
-    assert_eq!(host.claim(0, 1, false), Some((0, 0)), "it is missing");
 }
