@@ -9,7 +9,11 @@ mod catalog;
 mod clock;
 mod curl;
 mod disk;
+mod early;
 mod gateway;
+#[path = "../engine/peer.rs"]
+#[allow(dead_code, reason = "the tests of the engine use the rest")]
+mod peer;
 mod requests;
 mod services;
 mod site;

@@ -110,7 +110,7 @@ pub fn put_in_catalog(etcd_port: &str, blob: &Blob, value: &[u8]) {
 }
 
 /// Runs etcdctl with `value` as its input.
-fn etcdctl(port: &str, arguments: &str, value: &[u8]) -> String {
+pub fn etcdctl(port: &str, arguments: &str, value: &[u8]) -> String {
     let dir = temp_dir();
     let input = dir.path().join("value");
     std::fs::write(&input, value).expect("disk has room");
