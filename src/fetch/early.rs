@@ -23,7 +23,7 @@ use crate::fetch::Fetcher;
 use crate::fetch::job::{Conductor, Event};
 use crate::limits;
 use crate::proto::blob::BlobName;
-use crate::proto::geometry::Geometry;
+use crate::proto::geometry::{Geometry, Span};
 use crate::store::Partial;
 
 /// A job's part in the early swarm of its blob.
@@ -130,11 +130,29 @@ impl Conductor {
             Standing::Leader | Standing::Alone => figures::CLAIMS_OURS.add(1),
         }
         self.enter(membership);
+        self.ask_nobody();
     }
 
     /// Whether this host brings the blob from upstream as if there were no swarm.
     pub(super) fn leads(&self) -> bool {
         self.early.as_ref().is_none_or(|early| early.standing != Standing::Follower)
+    }
+
+    /// While this host brings the blob from upstream, it takes no piece from others, who could only
+    /// have it if they had it from here, or lied.
+    pub(super) fn ask_nobody(&self) {
+        if let (Some(_), true, true) = (&self.early, self.leads(), self.fill.is_some())
+            && let Some(membership) = &self.membership
+        {
+            while membership.claim(0, u64::MAX, true).is_some() {}
+        }
+    }
+
+    /// The upstream failed: others may have more by now.
+    pub(super) fn ask_again(&self) {
+        if let (Some(_), Some(membership)) = (&self.early, &self.membership) {
+            membership.release(Span { offset: 0, len: self.partial.len().unwrap_or(0) });
+        }
     }
 
     /// The leader is too slow, or gone: takes its place, unless another follower just did.

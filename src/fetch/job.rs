@@ -285,7 +285,7 @@ pub(super) struct Conductor {
     /// What becomes of the claim, while it is asked for.
     pub(super) claiming: Option<Receiver<Option<(Claim, Standing)>>>,
     started_at: Time,
-    fill: Option<Arc<Gauge>>,
+    pub(super) fill: Option<Arc<Gauge>>,
     failures: u32,
     ended_at: Option<Time>,
     found_nothing: bool,
@@ -605,6 +605,7 @@ impl Conductor {
             Ok(handle) => {
                 self.fetcher.keep(handle);
                 self.fill = Some(gauge);
+                self.ask_nobody();
             }
             Err(error) => self.fill_failed(format!("no thread for the stream: {error}")),
         }
@@ -628,6 +629,7 @@ impl Conductor {
     fn fill_failed(&mut self, why: String) {
         self.failures += 1;
         self.ended_at = Some(Time::now());
+        self.ask_again();
         crate::log_limited!(warn, "blob {}: {why}", self.job.name);
         self.last_error = Some(why);
     }

@@ -310,6 +310,20 @@ fn a_host_that_lies_well_breaks_one_pull_and_the_next_is_right() {
 }
 
 #[test]
+fn a_host_that_fetches_from_upstream_takes_nothing_from_one_that_lies_well() {
+    let early = Early::start(313);
+    let leader = early.client("leader");
+    thread::scope(|scope| {
+        let pull = scope.spawn(|| early.pull(&leader));
+        early.wait_for(&leader, FROM_UPSTREAM, 9);
+        let swarm = claimed_swarm(&early.tracker, early.layer());
+        lie(&leader, swarm, &random_blob(6, early.layer().bytes.len()).bytes, true);
+        pull.join().expect("it is right");
+    });
+    assert_eq!((leader.metric(FROM_UPSTREAM), leader.metric(FROM_PEERS)), (early.len(), 0));
+}
+
+#[test]
 fn a_host_that_lies_and_sends_nothing_or_other_bytes_costs_nothing() {
     let early = Early::start(311);
     let (leader, follower) = (early.client("leader"), early.client("follower"));
