@@ -26,7 +26,7 @@ const MEGABITS: u32 = 40;
 const BANNED: &str = "torrent_cache_peers_banned_total";
 const MISMATCHES: &str = "torrent_cache_digest_mismatches_total{source=\"peer\"}";
 
-/// A site with one layer of 16 MiB, the line to it, and a tracker with its etcd.
+/// A site with a layer of 16 MiB and one of 4, the line to it, and a tracker with its etcd.
 struct Early {
     site: Site,
     line: Link,
@@ -35,7 +35,7 @@ struct Early {
 
 impl Early {
     fn start(seed: u64) -> Early {
-        let site = Site::start(seed, &[16 * MIB]);
+        let site = Site::start(seed, &[16 * MIB, 4 * MIB]);
         let line = Link::to(site.proxy.addr(), MEGABITS);
         Early { site, line, tracker: tracker() }
     }
@@ -186,6 +186,26 @@ fn a_client_that_leaves_stops_nothing_for_the_other_hosts() {
 }
 
 #[test]
+fn a_host_without_room_passes_a_blob_through_and_claims_nothing() {
+    let early = Early::start(314);
+    let registry = format!("http://{}", early.line.addr());
+    let announce = early.tracker.announce_url();
+    let options = [
+        ("REGISTRY_LOCATION", registry.as_str()),
+        ("ETCD_PORT", early.tracker.option("ETCD_PORT")),
+        ("TRACKER", &announce),
+    ];
+    let full = Program::client_with_disk("full", 8 << 20, &options);
+    let other = early.client("other");
+    thread::scope(|scope| {
+        scope.spawn(|| early.pull(&full));
+        early.wait_for(&full, "torrent_cache_sent_bytes_total{to=\"client\"}", 6);
+        early.pull(&other);
+    });
+    assert_eq!(other.metric(FROM_UPSTREAM), early.len(), "{}", other.log());
+}
+
+#[test]
 fn an_upstream_that_stalls_or_ignores_where_to_begin_ends_well_for_all() {
     for (seed, fault) in [(304, Fault::Stall { after: 5 << 20 }), (305, Fault::IgnoreRange)] {
         let early = Early::start(seed);
@@ -307,6 +327,16 @@ fn a_host_that_lies_well_breaks_one_pull_and_the_next_is_right() {
     early.pull(&follower);
     assert_eq!(follower.metric(FROM_UPSTREAM), early.len(), "from upstream alone");
     early.pull(&leader);
+    // Other blobs are shared as before.
+    let other = early.site.layer(1);
+    let before = sum(&[&leader, &follower], FROM_UPSTREAM);
+    thread::scope(|scope| {
+        for client in [&leader, &follower] {
+            scope.spawn(|| pull(client, other, &[]).assert_is(200, &other.bytes));
+        }
+    });
+    let upstream = sum(&[&leader, &follower], FROM_UPSTREAM) - before;
+    assert!(upstream < other.len() * 3 / 2, "{upstream} of {}", other.len());
 }
 
 #[test]
