@@ -10,6 +10,7 @@ use crate::base::figures;
 use crate::base::hash::ContentHasher;
 use crate::base::thread;
 use crate::catalog::Claim;
+use crate::fetch::access::is_refusal;
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
@@ -290,6 +291,7 @@ impl Fetcher {
             return Ok(reader);
         }
         if let Some(known) = self.catalogued(request)
+            && self.is_worth_room(request, &known)
             && let Some((partial, start)) = self.join_swarm(&request.name, known)
         {
             // The pieces are on their way while the upstream is asked. Nobody else reads them yet:
@@ -338,6 +340,37 @@ impl Fetcher {
                 );
                 None
             }
+        }
+    }
+
+    /// Whether there is room for what the catalog has, or the upstream says as well that it is so
+    /// long. Nobody vouches for the catalog: others do not go for what it says alone, unless the
+    /// upstream cannot be asked. Of a delta the upstream says the lengths of its files alone.
+    fn is_worth_room(&self, request: &BlobRequest, known: &Known) -> bool {
+        let len = match known {
+            Known::Whole(metainfo) => metainfo.geometry().blob_len(),
+            Known::Early(claim) => claim.blob_len,
+        };
+        if request.file.is_some() || self.store().has_room(len) {
+            return true;
+        }
+        match upstream_len(&self.upstream(), &request.origin) {
+            Ok(Some(told)) if told != len => {
+                let name = request.name;
+                crate::log_limited!(warn, "blob {name}: the catalog says {len} bytes, not {told}");
+                match known {
+                    Known::Whole(metainfo) => self.pass_over(&name, metainfo),
+                    Known::Early(_) => self.distrust_early(&name),
+                }
+                false
+            }
+            Ok(_) => {
+                self.granted(request);
+                true
+            }
+            // Asked for the blob, it says what it has against it.
+            Err(UpstreamError::Status(answer)) => !is_refusal(answer.status),
+            Err(_) => true,
         }
     }
 

@@ -283,6 +283,16 @@ impl Store {
         }
     }
 
+    /// Whether a blob of `len` bytes can be begun without another having to go.
+    #[must_use]
+    pub fn has_room(&self, len: u64) -> bool {
+        let (Ok(max), Ok(space)) = (self.max_bytes(), self.space()) else { return true };
+        let files = self.files.bytes();
+        let index = self.index.lock();
+        let taken = index.bytes().saturating_add(index.admitted()).saturating_add(files);
+        len <= max.saturating_sub(taken) && len <= space.available
+    }
+
     /// Begins a blob and sets room aside for it, evicting others if need be. With an unknown length
     /// ([`Partial::set_len`] comes later) room is asked for while it grows.
     ///

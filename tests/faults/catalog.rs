@@ -102,3 +102,29 @@ fn a_torrent_of_fewer_bytes_is_found_out_and_replaced() {
 fn a_torrent_of_more_bytes_is_found_out_and_replaced() {
     survives(64, |blob| torrent_of(blob, &[&blob.bytes[..], &[0; MIB]].concat()));
 }
+
+/// Whatever the catalog says, nothing has to go before somebody has said that there is more.
+#[test]
+fn a_torrent_of_many_more_bytes_costs_no_blob_its_place() {
+    let site = Site::start(67, &[2 * MIB, 3 * MIB]);
+    let tracker = Program::tracker("tracker", &[]);
+    let (etcd_port, announce) = (tracker.option("ETCD_PORT"), tracker.announce_url());
+    let registry = site.proxy.url();
+    let client = Program::client(
+        "client",
+        &[
+            ("REGISTRY_LOCATION", &registry),
+            ("ETCD_PORT", etcd_port),
+            ("TRACKER", &announce),
+            ("STORAGE_MAX", "64M"),
+        ],
+    );
+    let (kept, wanted) = (site.layer(0), site.layer(1));
+    pull(&client, kept, &[]).assert_is(200, &kept.bytes);
+    wait_until_kept(&client, 1);
+    client.wait_until_synced();
+    put_in_catalog(etcd_port, wanted, &torrent_of(wanted, &vec![1; 63 * MIB]));
+    pull(&client, wanted, &[]).assert_is(200, &wanted.bytes);
+    wait_until_kept(&client, 2);
+    assert_eq!(client.metric("torrent_cache_store_evicted_total"), 0, "{}", client.log());
+}
