@@ -52,24 +52,29 @@ impl Layout {
         }
     }
 
-    /// Makes the directories that are not there. Blobs of private registries are nobody else's
-    /// business: only our user may enter.
+    /// Makes the directories that are not there, and says whether that of the blobs was one of
+    /// them. Blobs of private registries are nobody else's business: only our user may enter.
     ///
     /// # Errors
     /// With the path that could not be made, or is no directory.
-    pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
+    pub fn make(&self) -> Result<bool, (PathBuf, io::Error)> {
         fs::create_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
+        let mut is_new = false;
         for dir in [&self.blobs, &self.torrents, &self.partial, &self.in_place] {
             let made = match DirBuilder::new().mode(0o700).create(dir) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let is_dir = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir());
                     if is_dir { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
                 }
-                made => made,
+                Ok(()) => {
+                    is_new |= *dir == self.blobs;
+                    Ok(())
+                }
+                Err(error) => Err(error),
             };
             made.map_err(|error| (dir.clone(), error))?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// The directory of everything.

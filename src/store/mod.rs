@@ -109,7 +109,7 @@ pub struct Store {
     on_evict: OnceLock<OnEvict>,
     on_doubt: OnceLock<OnDoubt>,
     /// Locked for as long as the store is open.
-    _lock: File,
+    lock: Ranked<File>,
 }
 
 impl Store {
@@ -150,7 +150,7 @@ impl Store {
             adopted: Ranked::new(Rank::Leaf, Adopted::default()),
             on_evict: OnceLock::new(),
             on_doubt: OnceLock::new(),
-            _lock: lock,
+            lock: Ranked::new(Rank::Leaf, lock),
         };
         store.shrink()?;
         Ok(Arc::new(store))
@@ -260,7 +260,14 @@ impl Store {
     pub fn check(&self) -> Result<(), StoreError> {
         let dir = self.layout.partials();
         // A file without a name: it is gone when it is closed.
-        let made = File::options().write(true).custom_flags(libc::O_TMPFILE).open(dir);
+        let make = || File::options().write(true).custom_flags(libc::O_TMPFILE).open(dir);
+        let made = match make() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.make_again()?;
+                make()
+            }
+            made => made,
+        };
         match made {
             Err(error) if !error::is_full(&error) && !has_no_nameless(&error) => {
                 Err(StoreError::io("write to", dir, error))
@@ -309,7 +316,7 @@ impl Store {
         let path = self.layout.partial(name);
         let made = self
             .admit(name, len.unwrap_or(0))
-            .and_then(|()| seal::create_anew(self.backend(), &path))
+            .and_then(|()| self.create_anew(&path))
             .inspect_err(|_| self.index.lock().release(name));
         // From here on dropping the partial cleans up.
         let partial = Arc::new(Partial::new(Arc::clone(self), *name, path.clone(), made?, len));
@@ -381,6 +388,30 @@ impl Store {
 impl Store {
     fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
+    }
+
+    /// As [`seal::create_anew`], also if somebody deleted the folders of the store.
+    fn create_anew(&self, path: &Path) -> Result<File, StoreError> {
+        match seal::create_anew(self.backend(), path) {
+            Err(error) if error.is_loss() => {
+                self.make_again()?;
+                seal::create_anew(self.backend(), path)
+            }
+            created => created,
+        }
+    }
+
+    /// Makes the folders that somebody deleted. What was in them is found to be gone when it is
+    /// asked for.
+    fn make_again(&self) -> Result<(), StoreError> {
+        let make = |(path, error): (PathBuf, _)| StoreError::io("make", &path, error);
+        if self.layout.make().map_err(make)? {
+            log::warn!("{} was deleted and is made again", self.layout.root().display());
+            // The lock went as well: nobody else is to take the new one.
+            let locked = lock(&self.layout)?;
+            *self.lock.lock() = locked;
+        }
+        Files::make(&self.layout.files())
     }
 
     /// Lets the claimed `name` grow to `total` bytes, evicting others if need be.

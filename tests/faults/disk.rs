@@ -1,6 +1,6 @@
 //! Blobs that do not stay on the disk what they were.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -88,4 +88,24 @@ fn a_blob_without_room_is_passed_on_and_counted() {
     let (client, blob) = (Program::client("client", &options), site.layer(0));
     pull(&client, blob, &[]).assert_is(200, &blob.bytes);
     assert_eq!(client.metric("torrent_cache_store_refused_total"), 1, "{}", client.log());
+}
+
+#[test]
+fn storage_that_was_deleted_is_made_again() {
+    let site = Site::start(95, &[2 * MIB, MIB, 5000]);
+    let client = site.lone_client();
+    pull(&client, site.layer(0), &[]).assert_is(200, &site.layer(0).bytes);
+    wait_until_kept(&client, 1);
+    client.wait_until_synced();
+    fs::remove_dir_all(client.option("STORAGE")).expect("it is a folder");
+    for _ in 0..2 {
+        for blob in &site.image.layers {
+            pull(&client, blob, &[]).assert_is(200, &blob.bytes);
+        }
+        wait_until_kept(&client, 3);
+    }
+    let fetches = site.image.layers.iter().map(|blob| site.fetches(blob));
+    assert_eq!(fetches.collect::<Vec<_>>(), [2, 1, 1], "{}", client.log());
+    assert_eq!(client.log().matches("was deleted and is made again").count(), 1);
+    assert_eq!(client.admin("/health").status, 200);
 }

@@ -46,14 +46,19 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Makes the folders that are not there.
+    pub(super) fn make(root: &Path) -> Result<(), StoreError> {
+        make_dir(root)?;
+        (0..=u8::MAX).try_for_each(|folder| make_dir(&root.join(format!("{folder:02x}"))))
+    }
+
     /// Finds what is there, in the order in which it was written.
     pub(super) fn open(root: PathBuf) -> Result<Files, StoreError> {
-        make_dir(&root)?;
+        Files::make(&root)?;
         let mut found: Vec<(SystemTime, FileKey, u64)> = Vec::new();
         for folder in 0..=u8::MAX {
             let folder = format!("{folder:02x}");
             let path = root.join(&folder);
-            make_dir(&path)?;
             for file in list(&path)? {
                 let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 if name.starts_with(DRAFT) {
@@ -180,7 +185,7 @@ impl Store {
             }
         }
         let path = self.files.draft_path(key);
-        let file = seal::create_anew(self.backend(), &path)?;
+        let file = self.create_anew(&path)?;
         Ok((path, file))
     }
 
@@ -192,7 +197,7 @@ impl Store {
         let notes = format::encode_notes(&meta, 0);
         let notes = notes.ok_or(StoreError::Misuse("the notes of a file are too long"))?;
         let path = self.files.draft_path(&FileKey::of(&meta.url));
-        let file = seal::create_anew(self.backend(), &path)?;
+        let file = self.create_anew(&path)?;
         let body_at = format::encode_head(&[0; 32], &notes).len() as u64;
         let hasher = ContentHasher::new(Algorithm::Sha256);
         Ok(FileWriter { store: Arc::clone(self), meta, path, file, hasher, body_at, len: 0 })
