@@ -88,7 +88,12 @@ pub(super) struct Join {
     /// The pieces that are on disk already.
     pub(super) have: Pieces,
     pub(super) progress: Arc<Ranked<Progress>>,
+    /// Is called when the tracker names no peer.
+    pub(super) nobody: Option<Nobody>,
 }
+
+/// Is called when a swarm turns out to be empty; must not wait.
+pub(super) type Nobody = Box<dyn FnOnce() + Send>;
 
 /// What a job wishes of its swarm; the methods of [`crate::engine::Membership`] say what each
 /// means.

@@ -11,7 +11,7 @@ use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
 use crate::engine::collect::Collect;
 use crate::engine::early::OurHashes;
-use crate::engine::inbox::{MemberId, NewLink};
+use crate::engine::inbox::{MemberId, NewLink, Nobody};
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
 use crate::engine::peer_io::{Bytes, Credit, Outgoing};
@@ -51,6 +51,8 @@ pub(super) struct Fetch {
     pub(super) partial: Arc<Partial>,
     pub(super) progress: Arc<Ranked<Progress>>,
     pub(super) collect: Collect,
+    /// `None`: it was called, or nobody wants to know.
+    pub(super) nobody: Option<Nobody>,
     pub(super) _counted: Held,
 }
 

@@ -32,6 +32,8 @@ pub struct Progress {
     pub useful_links: usize,
     /// When the last block came that was kept; `None`: none yet.
     pub last_byte_at: Option<Time>,
+    /// Whether the tracker, if there is one, has named no peer, and none has called.
+    pub nobody: bool,
     /// Whether every piece is on disk, whoever it came from.
     pub complete: bool,
     /// Why the swarm is of no more use, if it is not: the disk failed or the engine stops.

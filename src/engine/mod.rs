@@ -45,7 +45,7 @@ pub use self::status::{EngineStatus, LinkStatus, SwarmStatus, TrackerStatus};
 
 use self::announce::{Announcer, Identity};
 use self::early::OurHashes;
-use self::inbox::{Event, Join, MemberId};
+use self::inbox::{Event, Join, MemberId, Nobody};
 use self::links::Links;
 use self::member::Hashes;
 use self::run::Run;
@@ -237,6 +237,20 @@ impl Engine {
         metainfo: Arc<Metainfo>,
         partial: Arc<Partial>,
     ) -> Result<Membership, Stopped> {
+        self.join_with(metainfo, partial, || ())
+    }
+
+    /// As [`Engine::join`]; calls `nobody`, which must not wait, when the tracker names no peer, or
+    /// does not answer, and none has called ([`Progress::nobody`]).
+    ///
+    /// # Errors
+    /// As [`Engine::join`].
+    pub fn join_with(
+        &self,
+        metainfo: Arc<Metainfo>,
+        partial: Arc<Partial>,
+        nobody: impl FnOnce() + Send + 'static,
+    ) -> Result<Membership, Stopped> {
         let geometry = *metainfo.geometry();
         let mut have = Pieces::none(geometry);
         for piece in geometry.pieces() {
@@ -245,7 +259,9 @@ impl Engine {
             }
         }
         let (info_hash, name) = (metainfo.info_hash(), metainfo.name().to_owned());
-        self.enter(info_hash, name, geometry, Hashes::Known(metainfo), partial, have)
+        let hashes = Hashes::Known(metainfo);
+        let nobody: Nobody = Box::new(nobody);
+        self.enter((info_hash, name), geometry, hashes, partial, have, Some(nobody))
     }
 
     /// Joins the early swarm `id` of a blob that one of its members fetches from upstream. As
@@ -263,22 +279,22 @@ impl Engine {
     ) -> Result<Membership, Stopped> {
         let hashes = Hashes::Early(OurHashes::none(&geometry));
         let have = Pieces::none(geometry);
-        self.enter(id, name.file_stem(), geometry, hashes, partial, have)
+        self.enter((id, name.file_stem()), geometry, hashes, partial, have, None)
     }
 
     fn enter(
         &self,
-        info_hash: Sha1Hash,
-        name: String,
+        (info_hash, name): (Sha1Hash, String),
         geometry: Geometry,
         hashes: Hashes,
         partial: Arc<Partial>,
         have: Pieces,
+        nobody: Option<Nobody>,
     ) -> Result<Membership, Stopped> {
         let id = MemberId(self.next_member.fetch_add(1, Ordering::Relaxed));
         let progress = Arc::new(Ranked::new(Rank::Status, Progress::default()));
         let membership = Membership::new(id, self.inbox.clone(), Arc::clone(&progress));
-        let join = Join { id, info_hash, name, geometry, hashes, partial, have, progress };
+        let join = Join { id, info_hash, name, geometry, hashes, partial, have, progress, nobody };
         self.inbox.send(Event::Join(Box::new(join))).map_err(|_| Stopped)?;
         // After the engine was told: whoever calls now comes behind it in the inbox.
         self.links.joined(info_hash, id);

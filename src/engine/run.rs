@@ -247,7 +247,7 @@ impl Run {
 /// Jobs and what they wish.
 impl Run {
     fn join(&mut self, join: Join) {
-        let Join { id, info_hash, name, geometry, hashes, partial, have, progress } = join;
+        let Join { id, info_hash, name, geometry, hashes, partial, have, progress, nobody } = join;
         if let Some(before) = self.by_hash.get(&info_hash).copied() {
             self.fail(before, "the swarm was joined again".to_owned());
             self.forget(before);
@@ -260,6 +260,7 @@ impl Run {
             partial,
             progress,
             collect: Collect::default(),
+            nobody,
             _counted: counted,
         };
         let role = Role::Fetch(fetch);
@@ -384,8 +385,27 @@ impl Run {
 
     fn candidates(&mut self, id: MemberId, addresses: Vec<SocketAddr>, source: Source) {
         let welcome = |address: &SocketAddr| self.links.is_welcome(address.ip());
-        let addresses = addresses.into_iter().filter(welcome).collect();
+        let addresses: Vec<SocketAddr> = addresses.into_iter().filter(welcome).collect();
+        match source {
+            Source::Tracker if addresses.is_empty() => self.nobody(id),
+            _ => self.somebody(id),
+        }
         self.turn(id, Input::Candidates { addresses, source });
+    }
+
+    /// The tracker has named no peer.
+    fn nobody(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.links.is_empty()) else { return };
+        if let Role::Fetch(fetch) = &mut member.role {
+            fetch.progress.lock().nobody = true;
+            fetch.nobody.take().into_iter().for_each(|nobody| nobody());
+        }
+    }
+
+    fn somebody(&self, id: MemberId) {
+        if let Some(member) = self.members.get(&id) {
+            member.change_progress(|progress| progress.nobody = false);
+        }
     }
 
     fn announced(&mut self, info_hash: Sha1Hash, answer: Option<Answer>) {
@@ -395,7 +415,10 @@ impl Run {
                 self.turn(id, Input::Announced { interval });
                 self.candidates(id, peers, Source::Tracker);
             }
-            None => self.turn(id, Input::AnnounceFailed),
+            None => {
+                self.nobody(id);
+                self.turn(id, Input::AnnounceFailed);
+            }
         }
     }
 
@@ -438,7 +461,10 @@ impl Run {
         let incoming = new.incoming;
         if let Some(member) = self.members.get_mut(&id) {
             member.links.insert(link);
-            member.change_progress(|progress| progress.links += 1);
+            member.change_progress(|progress| {
+                progress.links += 1;
+                progress.nobody = false;
+            });
         }
         self.open.insert(link, Link::new(new, id, figures::PEERS.hold()));
         let (peer_id, fast, ours) =

@@ -49,8 +49,8 @@ pub(super) enum Event {
     Claimed,
     /// A part of a delta was wrong and is missing again.
     TakenBack,
-    /// Somebody else asks for it now.
-    OtherOrigin,
+    /// Something has changed that the plan looks at.
+    Look,
     Cancel,
 }
 
@@ -203,9 +203,14 @@ impl Job {
     pub(super) fn set_origin(&self, origin: &Origin) {
         let before = std::mem::replace(&mut *self.origin.lock(), origin.clone());
         if Claimant::of(&before) != Claimant::of(origin) {
-            // A full queue means that the conductor has enough to wake for.
-            let _ = self.events.try_send(Event::OtherOrigin);
+            self.look();
         }
+    }
+
+    /// Has the conductor look at its plan.
+    pub(super) fn look(&self) {
+        // A full queue means that it has enough to wake for.
+        let _ = self.events.try_send(Event::Look);
     }
 
     /// Whether its bytes come from a swarm, and from upstream only what is missing there.
@@ -491,10 +496,8 @@ impl Conductor {
                     // The stream is far ahead of what is wanted now.
                     self.leave_fill();
                 }
-                // The step looks at it.
-                Ok(Event::OtherOrigin) => {}
                 Ok(Event::Cancel) => return Some((Failure::Sources, "given up".into())),
-                Err(_) => {}
+                Ok(Event::Look) | Err(_) => {}
             }
             if self.fetcher.is_stopping() {
                 return Some((Failure::Sources, "the program stops".into()));
@@ -566,6 +569,7 @@ impl Conductor {
                 is_followed.then(|| SwarmView {
                     joined_at: since,
                     last_byte_at: progress.last_byte_at.map(|at| at.max(since)),
+                    nobody: progress.nobody,
                     rate: self.meter.rate(now, bytes),
                     early: self.early.is_some(),
                 })

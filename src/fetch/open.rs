@@ -292,7 +292,7 @@ impl Fetcher {
         }
         if let Some(known) = self.catalogued(request)
             && self.is_worth_room(request, &known)
-            && let Some((partial, start)) = self.join_swarm(&request.name, known)
+            && let Some((partial, start)) = self.join_swarm(&leadership.job, known)
         {
             // The pieces are on their way while the upstream is asked. Nobody else reads them yet:
             // who is refused leaves nothing behind, and whoever waits asks for itself.
@@ -375,11 +375,14 @@ impl Fetcher {
     }
 
     /// Joins the swarm of a blob. `None`: it cannot be kept here.
-    fn join_swarm(&self, name: &BlobName, known: Known) -> Option<(Arc<Partial>, Start)> {
+    fn join_swarm(&self, job: &Arc<Job>, known: Known) -> Option<(Arc<Partial>, Start)> {
+        let name = &job.name();
         match known {
             Known::Whole(metainfo) => {
                 let partial = self.begin(name, Some(metainfo.geometry().blob_len()))?;
-                let joined = self.engine().join(Arc::clone(&metainfo), Arc::clone(&partial));
+                let (of, to_fill) = (Arc::clone(&metainfo), Arc::clone(&partial));
+                let conducted = Arc::clone(job);
+                let joined = self.engine().join_with(of, to_fill, move || conducted.look());
                 let membership = Arc::new(joined.ok()?);
                 Some((partial, Start::Swarm(metainfo, membership)))
             }

@@ -2,8 +2,8 @@
 //!
 //! The rules, in one place. A blob that the catalog does not know comes from upstream, and a broken
 //! stream is taken up again where it ended. A blob that the catalog knows comes from the swarm;
-//! upstream is added when the swarm gives no first byte in time, stalls, or is slower than upstream
-//! was.
+//! upstream is added when the swarm is empty, gives no first byte in time, stalls, or is slower
+//! than upstream was.
 
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct SwarmView {
     pub joined_at: Time,
     /// When a peer's last block came.
     pub last_byte_at: Option<Time>,
+    /// The tracker knows no peer, and none has called.
+    pub nobody: bool,
     /// Bytes per second from all peers, over about [`limits::NO_PROGRESS`].
     pub rate: u64,
     /// It is an early one: a host still brings the blob from upstream.
@@ -139,7 +141,9 @@ fn beside_swarm(
 fn slow_at(view: &View, swarm: &SwarmView) -> Time {
     let Some(last_byte_at) = swarm.last_byte_at else {
         let budget = match swarm.early {
+            // Its host may not have announced itself yet.
             true => limits::EARLY_FIRST_BYTE,
+            false if swarm.nobody => Duration::ZERO,
             false => limits::SWARM_FIRST_BYTE,
         };
         return swarm.joined_at + budget;
@@ -198,7 +202,7 @@ mod tests {
 
     fn swarm(last_byte_at: Option<u64>, rate: u64) -> Option<SwarmView> {
         let last_byte_at = last_byte_at.map(at);
-        Some(SwarmView { joined_at: at(0), last_byte_at, rate, early: false })
+        Some(SwarmView { joined_at: at(0), last_byte_at, nobody: false, rate, early: false })
     }
 
     fn failed(failures: u32, ended_at: u64) -> FillView {
@@ -236,6 +240,12 @@ mod tests {
     fn the_swarm_has_its_first_byte_budget() {
         assert_eq!(next(&view(0, swarm(None, 0), IDLE)), Step::Wait(at(500)));
         assert_eq!(next(&view(500, swarm(None, 0), IDLE)), Step::Fill { steal: false });
+    }
+
+    #[test]
+    fn an_empty_swarm_is_not_waited_for() {
+        let empty = swarm(None, 0).map(|swarm| SwarmView { nobody: true, ..swarm });
+        assert_eq!(next(&view(1, empty, IDLE)), Step::Fill { steal: false });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use torrent_cache::engine::TrackerUrl;
 use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse};
 use torrent_cache::proto::tracker_udp::{Family, Request, Response};
 
-use crate::host::{Host, Sample, soon};
+use crate::host::{Fetching, Host, Sample, soon};
 
 /// A tracker that tells the test what it was told.
 struct Fixture {
@@ -144,6 +145,26 @@ fn a_job_that_leaves_tells_the_tracker() {
     tracker.expect(port, AnnounceEvent::Started);
     drop(fetching);
     tracker.expect(port, AnnounceEvent::Stopped);
+}
+
+/// Then the upstream need not wait for a peer.
+#[test]
+fn a_swarm_in_which_nobody_else_is_is_said_to_be_empty() {
+    let tracker = http();
+    let sample = Sample::new(43, 1 << 20);
+    let host = Host::with_tracker(3, tracker.url.clone());
+    let partial = host.store.begin(&sample.name, Some(1 << 20)).unwrap();
+    let (told, heard) = channel();
+    let metainfo = Arc::clone(&sample.metainfo);
+    let tell = move || told.send(()).expect("the test listens");
+    let membership = host.engine.join_with(metainfo, Arc::clone(&partial), tell).unwrap();
+    heard.recv_timeout(Duration::from_secs(30)).expect("the tracker names nobody");
+    assert!(membership.progress().nobody);
+    let seeder = Host::seeding(2, &sample);
+    membership.offer_candidates(vec![seeder.address]);
+    let fetching = Fetching { partial, membership };
+    fetching.expect(&sample);
+    assert!(!fetching.membership.progress().nobody);
 }
 
 #[test]
