@@ -12,10 +12,13 @@ use crate::base::rng::Rng;
 use crate::limits::CANDIDATES_MAX;
 use crate::swarm::interface::Source;
 
-/// The wait after the first failure; it doubles with each.
+/// The wait after the first failure. A host that has left a swarm and is back at once is turned
+/// away by those that do not know yet that its first link has ended.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// The wait after the second failure; it doubles with each.
 const RETRY: Duration = Duration::from_secs(5);
 /// So many failures in a row, and the address is forgotten.
-const FAILURES_MAX: u32 = 5;
+const FAILURES_MAX: u32 = 6;
 /// Dials that may be under way at once.
 pub(super) const DIALS_MAX: usize = 16;
 
@@ -91,16 +94,17 @@ impl Candidates {
     /// There is a link to `address` now.
     pub(super) fn linked(&mut self, address: SocketAddr) {
         self.set(address, State::Linked);
-        if let Some(candidate) = self.known.get_mut(&address) {
-            candidate.failures = 0;
-        }
     }
 
-    /// A dial failed, or the link to `address` ended without having been useful.
+    /// A dial failed, or the link to `address` ended as soon as it was there.
     pub(super) fn failed(&mut self, address: SocketAddr, now: Time) {
         let Some(candidate) = self.known.get_mut(&address) else { return };
+        let wait = match candidate.failures.checked_sub(1) {
+            None => RETRY_FIRST,
+            Some(more) => RETRY * 2u32.pow(more),
+        };
         candidate.failures += 1;
-        candidate.state = State::Idle { until: now + RETRY * 2u32.pow(candidate.failures - 1) };
+        candidate.state = State::Idle { until: now + wait };
         if candidate.failures >= FAILURES_MAX {
             self.known.remove(&address);
         }
@@ -109,6 +113,9 @@ impl Candidates {
     /// The link to `address` ended after it had worked.
     pub(super) fn unlinked(&mut self, address: SocketAddr, now: Time) {
         self.set(address, State::Idle { until: now + RETRY });
+        if let Some(candidate) = self.known.get_mut(&address) {
+            candidate.failures = 0;
+        }
     }
 
     /// `address` is this process.
@@ -169,11 +176,11 @@ mod tests {
         while let Some(due) = candidates.next_due() {
             assert_eq!(candidates.next(due, &mut rng), Some(address(1)));
             assert_eq!(candidates.next(due, &mut rng), None);
-            waits.push(due.since(now).as_secs());
+            waits.push(due.since(now).as_millis());
             now = due;
             candidates.failed(address(1), now);
         }
-        assert_eq!(waits, [0, 5, 10, 20, 40]);
+        assert_eq!(waits, [0, 250, 5000, 10_000, 20_000, 40_000]);
     }
 
     #[test]

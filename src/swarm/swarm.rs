@@ -21,6 +21,8 @@ use crate::swarm::spread::Spread;
 
 /// How often links are looked at that were asked for something.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+/// A link that ends so soon has not worked: the peer turned us away.
+const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// Two links to one peer that are at most so far apart were dialled by both sides at the same time.
 const CROSSED: Duration = Duration::from_secs(5);
 
@@ -538,8 +540,12 @@ impl Swarm {
         if link.counted {
             link.has.iter().for_each(|piece| self.pieces.picker.lost(piece));
         }
-        if let Some(address) = link.dial_address {
-            self.candidates.unlinked(address, now);
+        match link.dial_address {
+            Some(address) if now.since(link.since) < TURNED_AWAY => {
+                self.candidates.failed(address, now);
+            }
+            Some(address) => self.candidates.unlinked(address, now),
+            None => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! Claims about the swarm as a whole.
 
+mod calls;
 mod hashes;
 
 use std::net::SocketAddr;
@@ -763,21 +764,6 @@ fn of_two_links_that_crossed_both_sides_keep_the_same() {
             assert_eq!(host.closed(LinkId(3 - dropped)), None);
         }
     }
-}
-
-#[test]
-fn we_are_no_link_of_our_own() {
-    let mut host = Host::new(4, 0);
-    let address = SocketAddr::from(([10, 0, 0, 7], 6881));
-    let addresses = vec![address];
-    host.input(Input::Candidates { addresses: addresses.clone(), source: Source::Tracker });
-    assert!(host.did(&Action::Dial { address }));
-    let (link, peer_id) = (LinkId(1), PeerId([5; 20]));
-    let up = Input::LinkUp { link, address, peer_id, incoming: false, fast: true, ours: true };
-    host.input(up);
-    assert_eq!(host.closed(link), Some(CloseReason::Ourselves));
-    host.input(Input::Candidates { addresses, source: Source::Tracker });
-    assert!(!host.did(&Action::Dial { address }));
 }
 
 #[test]
