@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 install() {
   case $1 in
+    crowd) tests/install.sh curl docker-registry etcd-server skopeo ;;
     front) tests/install.sh curl docker-registry etcd-server nginx-light skopeo wrk ;;
     ostree) tests/install.sh etcd-server nginx-light ostree ;;
     scale) tests/install.sh python3-libtorrent ;;
@@ -32,7 +33,7 @@ install() {
 }
 
 benches=("$@")
-((${#benches[@]})) || benches=(front ostree scale tracker wire)
+((${#benches[@]})) || benches=(crowd front ostree scale tracker wire)
 for bench in "${benches[@]}"; do
   install "$bench"
 done

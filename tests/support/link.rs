@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const SAVED: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Link {
     addr: SocketAddr,
+    carried: Arc<AtomicU64>,
 }
 
 /// When the line is free again.
@@ -46,6 +48,8 @@ impl Link {
         let addr = listener.local_addr().expect("it is bound");
         let bytes_per_second = f64::from(megabits) * 1e6 / 8.0;
         let line = Arc::new(Line { bytes_per_second, free_at: Mutex::new(Instant::now()) });
+        let carried = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&carried);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.expect("a descriptor is free");
@@ -53,14 +57,24 @@ impl Link {
                 for stream in [&client, &server] {
                     stream.set_nodelay(true).expect("a socket");
                 }
-                let line = Arc::clone(&line);
+                let (line, count) = (Arc::clone(&line), Arc::clone(&count));
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor is free");
                 let (asks, answers) = ((copy(&client), copy(&server)), (server, client));
                 std::thread::spawn(move || carry(asks, |_| ()));
-                std::thread::spawn(move || carry(answers, |len| line.pass(len)));
+                std::thread::spawn(move || {
+                    carry(answers, |len| {
+                        line.pass(len);
+                        count.fetch_add(len as u64, Ordering::Relaxed);
+                    });
+                });
             }
         });
-        Link { addr }
+        Link { addr, carried }
+    }
+
+    /// How many bytes the server has sent over it.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Where clients connect.

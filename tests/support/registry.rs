@@ -32,6 +32,11 @@ impl Registry {
         Registry::start_as(program, address, "", temp_dir())
     }
 
+    /// A pull-through cache of the registry at `url`, for everybody.
+    pub fn start_cache_of(url: &str) -> Registry {
+        Registry::start_with(&format!("proxy:\n  remoteurl: {url}\n"), temp_dir())
+    }
+
     /// One for those who have [`CREDENTIALS`].
     pub fn start_private() -> Registry {
         let dir = temp_dir();

@@ -1,0 +1,128 @@
+//! Many hosts that pull an image at the same moment which none of them has: over the line of their
+//! network, each by itself, through one pull-through cache, and through this program.
+//!
+//! `cargo bench --bench crowd -- WORD...` measures only the rows whose section has one of the words
+//! in its name.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::thread;
+
+use support::cost::{Cost, measure};
+use support::rig::image::Image;
+use support::rig::link::Link;
+use support::rig::network::NAME;
+use support::rig::registry::Registry;
+use support::rig::torrent_cache::Program;
+use support::rig::{get, skopeo, temp_dir, wait_for};
+use support::rounds::{Costs, Side, interleave};
+use support::table::{self, Goal, Row, Table, seconds, share};
+
+const MIB: usize = 1 << 20;
+/// Of the line to the registry.
+const MEGABITS: u32 = 100;
+/// 24 MiB: two seconds over the line, once.
+const LAYERS: [usize; 4] = [6 * MIB; 4];
+
+fn main() {
+    table::run(
+        "Crowds",
+        &[("four", |table| crowd(table, 4)), ("twelve", |table| crowd(table, 12))],
+    );
+}
+
+/// A registry with one image, behind the line.
+struct Site {
+    _registry: Registry,
+    image: Image,
+    line: Link,
+}
+
+/// What the turns of one side carried over the line, in copies of the image.
+#[derive(Default)]
+struct Copies(Vec<f64>);
+
+impl Copies {
+    /// Of the last turn: the first of a side is like the others.
+    fn last(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl Site {
+    fn start() -> Site {
+        let registry = Registry::start();
+        let image = Image::random(7, &LAYERS);
+        skopeo::push(&image, registry.addr(), NAME);
+        let line = Link::to(registry.addr(), MEGABITS);
+        Site { _registry: registry, image, line }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.line.addr())
+    }
+
+    /// Lets a host for each of `addrs` pull the image through it, all at once.
+    fn pull(&self, addrs: &[SocketAddr], pids: &[u32], copies: &mut Copies) -> Cost {
+        let before = self.line.carried();
+        let all = || {
+            thread::scope(|scope| {
+                for addr in addrs {
+                    scope.spawn(|| {
+                        let dir = temp_dir();
+                        let pulled = skopeo::pull(*addr, NAME, dir.path());
+                        assert!(pulled.status.success(), "{}", pulled.output);
+                    });
+                }
+            });
+        };
+        let cost = measure(pids, all, || ());
+        let carried = (self.line.carried() - before) as f64;
+        copies.0.push(carried / self.image.blob_bytes() as f64);
+        cost
+    }
+}
+
+fn crowd(table: &mut Table, hosts: usize) {
+    let site = Site::start();
+    let [mut ours, mut direct, mut cache] = [(); 3].map(|()| Copies::default());
+    let costs: [Costs; 3] = interleave(
+        2,
+        [
+            Side::new(|| through_clients(&site, hosts, &mut ours)),
+            Side::new(|| site.pull(&vec![site.line.addr(); hosts], &[], &mut direct)),
+            Side::new(|| {
+                let registry = Registry::start_cache_of(&site.url());
+                site.pull(&vec![registry.addr(); hosts], &[], &mut cache)
+            }),
+        ],
+    );
+    let [mine, alone, cached] = costs.each_ref().map(Costs::wall);
+    let what = format!("{hosts} hosts at once: the last is done");
+    table.push(Row::ratio(&what, mine, ("each by itself", alone), seconds, Goal::AtMost(0.5)));
+    table.push(Row::ratio("…", mine, ("pull-through cache", cached), seconds, Goal::AtMost(1.0)));
+    let what = "… copies of the image over the line";
+    let (mine, alone, cached) = (ours.last(), direct.last(), cache.last());
+    table.push(Row::ratio(what, mine, ("each by itself", alone), share, Goal::Told));
+    table.push(Row::ratio("…", mine, ("pull-through cache", cached), share, Goal::Told));
+    table.push(Row::alone("… of this program", mine, share, Goal::AtMost(1.1)));
+}
+
+/// A network of new hosts, each with a client.
+fn through_clients(site: &Site, hosts: usize, copies: &mut Copies) -> Cost {
+    let tracker = Program::tracker("tracker", &[]);
+    let health = format!("http://127.0.0.1:{}/health", tracker.option("ETCD_PORT"));
+    wait_for("etcd to be healthy", || {
+        get(&health, &[]).ok().filter(|answer| answer.text().contains("true")).map(drop)
+    });
+    let options = [
+        ("REGISTRY_LOCATION", &*site.url()),
+        ("TRACKER", &*tracker.announce_url()),
+        ("ETCD_PORT", tracker.option("ETCD_PORT")),
+    ];
+    let clients: Vec<Program> =
+        (0..hosts).map(|number| Program::client(&format!("client {number}"), &options)).collect();
+    let addrs: Vec<SocketAddr> = clients.iter().map(Program::addr).collect();
+    site.pull(&addrs, &[], copies)
+}
