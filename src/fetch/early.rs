@@ -21,6 +21,7 @@ use crate::catalog::{Claim, Claimed};
 use crate::engine::Membership;
 use crate::fetch::Fetcher;
 use crate::fetch::job::{Conductor, Event};
+use crate::fetch::pieces;
 use crate::limits;
 use crate::proto::blob::BlobName;
 use crate::proto::geometry::{Geometry, Span};
@@ -129,8 +130,42 @@ impl Conductor {
             }
             Standing::Leader | Standing::Alone => figures::CLAIMS_OURS.add(1),
         }
+        if self.job.layout().is_some() {
+            self.tell_as_they_come(Arc::clone(&membership));
+        }
         self.enter(membership);
         self.ask_nobody();
+    }
+
+    /// Tells the early swarm of a delta the hash of each piece as soon as it is readable: clients
+    /// ask for parts in no order, and a part is known to be right only when all of it is there.
+    fn tell_as_they_come(&self, membership: Arc<Membership>) {
+        let (fetcher, partial) = (Arc::clone(&self.fetcher), Arc::clone(&self.partial));
+        let tell = move || {
+            thread::give_way(limits::BACKGROUND_NICE);
+            let tell = |piece, hash| membership.hashed(piece, hash);
+            if let Err(error) = pieces::each(&partial, &|| fetcher.is_stopping(), &tell) {
+                crate::log_limited!(warn, "{}: not shared further: {error}", partial.name());
+            }
+        };
+        let name = format!("tell {}", self.job.name().short());
+        if let Ok(handle) = thread::spawn(name, Role::Core, tell) {
+            self.fetcher.keep(handle);
+        }
+    }
+
+    /// Something that was told was wrong: goes on without the swarm.
+    pub(super) fn leave_early(&mut self) {
+        if self.early.is_none() {
+            return;
+        }
+        self.release_claim();
+        self.fetcher.distrust_early(&self.job.name());
+        self.early = None;
+        if let Some(membership) = self.membership.take() {
+            membership.leave();
+        }
+        self.job.now_leads();
     }
 
     /// Whether this host brings the blob from upstream as if there were no swarm.

@@ -435,7 +435,11 @@ impl Conductor {
         thread::spawn(format!("pieces {}", self.job.name.short()), Role::Core, move || {
             thread::give_way(limits::BACKGROUND_NICE);
             let mut told = 0;
+            // Those of a delta are told before they are known to be right.
             let mut tell = |hashes: &[Sha1Hash]| {
+                if is_delta {
+                    return;
+                }
                 job.tell_hashes(partial.len().unwrap_or(0), hashes, &mut told);
             };
             let hashes = pieces::follow(&partial, is_delta, &|| fetcher.is_stopping(), &mut tell);
@@ -445,9 +449,7 @@ impl Conductor {
 
     fn conduct(&mut self) {
         let _running = figures::JOBS.hold();
-        // Not for a delta: its pieces are hashed once their part, which may be long, is known to be
-        // right, and who follows would wait for that.
-        if self.fill.is_some() {
+        if self.metainfo.is_none() && self.early.is_none() {
             self.claim_blob();
         }
         let failure = self.run();
@@ -495,6 +497,7 @@ impl Conductor {
                 Ok(Event::TakenBack) => {
                     // The stream is far ahead of what is wanted now.
                     self.leave_fill();
+                    self.leave_early();
                 }
                 Ok(Event::Cancel) => return Some((Failure::Sources, "given up".into())),
                 Ok(Event::Look) | Err(_) => {}

@@ -12,7 +12,8 @@ use crate::base::clock::Time;
 use crate::base::hash::{Sha1, Sha1Hash};
 use crate::fetch::follow::read_part;
 use crate::limits;
-use crate::proto::geometry::{Geometry, Span};
+use crate::proto::bitfield::Pieces as PieceSet;
+use crate::proto::geometry::{Geometry, PieceIndex, Span};
 use crate::store::{Partial, StoreError, Wait};
 
 /// Follows `partial` to its end and hashes its pieces. After each, `tell` gets the hashes of all so
@@ -49,6 +50,38 @@ pub(super) fn follow(
     let hashes = pieces.finish();
     tell(&hashes);
     Ok(Some(hashes))
+}
+
+/// Tells the hash of each piece of `partial` as soon as all of it is readable, in whatever order
+/// they come, until the feed ends or `is_stopping` says so. The length is known.
+///
+/// # Errors
+/// If the disk fails.
+pub(super) fn each(
+    partial: &Partial,
+    is_stopping: &dyn Fn() -> bool,
+    tell: &dyn Fn(PieceIndex, Sha1Hash),
+) -> Result<(), StoreError> {
+    let Some(Ok(geometry)) = partial.len().map(Geometry::for_blob) else { return Ok(()) };
+    let feed = partial.feed();
+    let mut told = PieceSet::none(geometry);
+    let mut buf = Vec::new();
+    while !told.is_full() && !is_stopping() {
+        let seen = feed.marks();
+        for piece in geometry.pieces().filter(|piece| !told.contains(*piece)).collect::<Vec<_>>() {
+            let span = geometry.span(piece);
+            if feed.is_readable(span) {
+                buf.resize(geometry.len_of(piece) as usize, 0);
+                partial.read_at(&mut buf, span.offset)?;
+                tell(piece, Sha1Hash::of(&buf));
+                told.insert(piece);
+            }
+        }
+        if !feed.wait_marked(seen, Time::now() + limits::READER_PATIENCE) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// The length of the blob, on which that of the pieces depends. If it is not known from the start,

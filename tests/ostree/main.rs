@@ -6,6 +6,7 @@ mod support;
 
 mod beside;
 mod deltas;
+mod early;
 mod files;
 mod flatpak;
 mod foreign;
