@@ -301,8 +301,13 @@ pub const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// The shortest blob, in bytes, that is claimed when it begins to come from upstream. A shorter one
 /// has come before others could profit.
 pub const CLAIM_LEN_MIN: u64 = 1 << 20;
-/// How long the first byte of an early swarm is waited for: its host must have a whole piece first.
-pub const EARLY_FIRST_BYTE: Duration = Duration::from_secs(2);
+/// How long no byte may come in an early swarm, beside the time of a piece.
+pub const EARLY_PATIENCE: Duration = Duration::from_secs(2);
+/// How fast (bytes per second) its host must get a piece for that: it shares a piece when it is
+/// whole.
+pub const EARLY_PIECE_RATE: u64 = 512 << 10;
+/// How long a host follows no other after one of which it got nothing: it may not reach any.
+pub const EARLY_PAUSE: Duration = Duration::from_secs(60);
 /// An early swarm slower than this (bytes per second) is no help: a slow uplink gives more.
 pub const EARLY_RATE_MIN: u64 = 16 << 10;
 /// How many hosts in turn are waited for that took the claim of a silent one over.

@@ -10,6 +10,7 @@
 //! after a bounded wait, and is held against its digest as always.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Time;
 use crate::base::figures;
@@ -68,6 +69,11 @@ impl Fetcher {
         joined.ok().map(Arc::new)
     }
 
+    /// Whether claims of others are followed.
+    pub(super) fn follows_claims(&self) -> bool {
+        *self.alone_until.lock() <= Time::now()
+    }
+
     /// Passes over early swarms of a blob of which one led to wrong bytes, or to none.
     pub(super) fn distrust_early(&self, name: &BlobName) {
         self.pass_over_swarm(name, EARLY);
@@ -116,7 +122,8 @@ impl Conductor {
         let answer = self.claiming.take().and_then(|answer| answer.recv().ok()).flatten();
         let Some((claim, standing)) = answer else { return };
         let name = self.job.name();
-        if Some(claim.blob_len) != self.partial.len() {
+        let may_follow = standing == Standing::Leader || self.fetcher.follows_claims();
+        if Some(claim.blob_len) != self.partial.len() || !may_follow {
             return;
         }
         let membership = self.fetcher.join_early(&name, &claim, &self.partial);
@@ -214,8 +221,19 @@ impl Conductor {
         }
         if early.standing != Standing::Follower {
             self.job.now_leads();
+            if !self.has_bytes_of_peers() {
+                *self.fetcher.alone_until.lock() = Time::now() + limits::EARLY_PAUSE;
+            }
             log::info!("blob {name}: its host is silent, the rest comes from upstream");
         }
+    }
+
+    /// How long no byte may come from the early swarm, in which we have so many links.
+    pub(super) fn patience(&self, links: usize) -> Duration {
+        let geometry = self.partial.len().and_then(|len| Geometry::for_blob(len).ok());
+        let piece_len = geometry.map_or(0, |geometry| u64::from(geometry.piece_len()));
+        let piece = Duration::from_millis(piece_len * 1000 / limits::EARLY_PIECE_RATE);
+        limits::EARLY_PATIENCE + if links > 0 { piece } else { Duration::ZERO }
     }
 
     /// Tells the catalog that the claim still stands, if it is ours; and when to do so again.

@@ -24,7 +24,7 @@ use crate::fetch::access::Claimant;
 use crate::fetch::early::{EarlySwarm, Standing};
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
-use crate::fetch::meter::Meter;
+use crate::fetch::meter::{self, Meter};
 use crate::fetch::pieces;
 use crate::fetch::plan::{self, FillView, Step, SwarmView, View};
 use crate::fetch::stream::{Place, Stream};
@@ -534,7 +534,9 @@ impl Conductor {
             Step::Wait(until) => {
                 return Ok(self.renew_claim(now).map_or(until, |renewed| renewed.min(until)));
             }
-            Step::Fill { .. } if view.swarm.is_some_and(|swarm| swarm.early) => self.take_over(),
+            Step::Fill { .. } if view.swarm.is_some_and(|swarm| swarm.early.is_some()) => {
+                self.take_over();
+            }
             Step::Fill { steal } => self.start_fill(None, steal),
             Step::Replace => self.replace_fill(now),
             Step::GiveUp => {
@@ -569,12 +571,17 @@ impl Conductor {
                 let bytes = progress.bytes_from_peers.values().sum();
                 let since = self.early.as_ref().map_or(self.started_at, |early| early.since);
                 let is_followed = self.metainfo.is_some() || !self.leads();
-                is_followed.then(|| SwarmView {
+                let early = self.early.is_some().then(|| self.patience(progress.links));
+                let rate = match early {
+                    Some(_) => meter::average(bytes, now.since(self.started_at)),
+                    None => self.meter.rate(now, bytes),
+                };
+                is_followed.then_some(SwarmView {
                     joined_at: since,
                     last_byte_at: progress.last_byte_at.map(|at| at.max(since)),
                     nobody: progress.nobody,
-                    rate: self.meter.rate(now, bytes),
-                    early: self.early.is_some(),
+                    rate,
+                    early,
                 })
             }
         };
@@ -781,7 +788,7 @@ impl Conductor {
         }
     }
 
-    fn has_bytes_of_peers(&self) -> bool {
+    pub(super) fn has_bytes_of_peers(&self) -> bool {
         let progress = self.membership.as_ref().map(|membership| membership.progress());
         progress.is_some_and(|progress| !progress.bytes_from_peers.is_empty())
     }

@@ -1,5 +1,7 @@
 //! How fast bytes come.
 
+use std::time::Duration;
+
 use crate::base::clock::Time;
 use crate::limits;
 
@@ -27,10 +29,15 @@ impl Meter {
     }
 }
 
+/// Bytes per second, of so many in this time.
+pub(super) fn average(bytes: u64, time: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_meter_judges_only_whole_spans() {

@@ -116,6 +116,8 @@ pub struct Fetcher {
     unpacker: Unpacker,
     pulls: Arc<Pulls>,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
+    /// Until when no other host is followed that brings a blob.
+    alone_until: Ranked<Time>,
     /// Entries of the catalog, URL and blob, that led to something else than the object; until when
     /// each is passed over. Bounded by [`limits::POINTERS_MISLEADING_MAX`].
     misleading: Ranked<HashMap<(String, BlobName), Time>>,
@@ -191,6 +193,7 @@ impl Fetcher {
             unpacker: Unpacker::new(),
             pulls: Pulls::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
+            alone_until: Ranked::new(Rank::Leaf, Time::ZERO),
             misleading: Ranked::new(Rank::Leaf, HashMap::new()),
             share_objects: policy.share_objects,
             to_share,

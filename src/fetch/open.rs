@@ -320,6 +320,7 @@ impl Fetcher {
                 .claim
                 .filter(|claim| claim.blob_len >= limits::CLAIM_LEN_MIN)
                 .filter(|_| request.file.is_none() && !self.is_early_distrusted(name))
+                .filter(|_| self.follows_claims())
                 .map(Known::Early),
         }
     }

@@ -36,8 +36,10 @@ pub struct SwarmView {
     pub nobody: bool,
     /// Bytes per second from all peers, over about [`limits::NO_PROGRESS`].
     pub rate: u64,
-    /// It is an early one: a host still brings the blob from upstream.
-    pub early: bool,
+    /// It is an early one: a host still brings the blob from upstream. No byte need come for so
+    /// long, since a piece is shared when it is whole; and [`SwarmView::rate`] is that of all the
+    /// time since the swarm was joined.
+    pub early: Option<Duration>,
 }
 
 /// What the stream from upstream does.
@@ -139,24 +141,29 @@ fn beside_swarm(
 
 /// When the swarm counts as slow, if nothing more comes.
 fn slow_at(view: &View, swarm: &SwarmView) -> Time {
+    if let Some(patience) = swarm.early {
+        return early_slow_at(view, swarm, patience);
+    }
     let Some(last_byte_at) = swarm.last_byte_at else {
-        let budget = match swarm.early {
-            // Its host may not have announced itself yet.
-            true => limits::EARLY_FIRST_BYTE,
-            false if swarm.nobody => Duration::ZERO,
-            false => limits::SWARM_FIRST_BYTE,
-        };
+        let budget = if swarm.nobody { Duration::ZERO } else { limits::SWARM_FIRST_BYTE };
         return swarm.joined_at + budget;
     };
     let settled_at = swarm.joined_at + limits::NO_PROGRESS;
-    // An early swarm is as fast as upstream is for the one who brings it, beside all else that
-    // comes over the uplink: that is no reason to have it brought twice.
-    let wanted = match swarm.early {
-        true => view.upstream_rate.map_or(0, |rate| rate / 16).max(limits::EARLY_RATE_MIN),
-        false => view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2),
-    };
+    let wanted = view.upstream_rate.map_or(limits::SWARM_RATE_MIN, |rate| rate / 2);
     // Not stalled before the pause, and its rate is looked at again no later than that.
     let stalled_at = last_byte_at + limits::NO_PROGRESS;
+    if swarm.rate < wanted && view.now >= settled_at {
+        return stalled_at.min(view.now);
+    }
+    stalled_at
+}
+
+/// As [`slow_at`]. An early swarm is as fast as upstream is for the one who brings it, beside all
+/// else that comes over the uplink: that is no reason to have it brought twice.
+fn early_slow_at(view: &View, swarm: &SwarmView, patience: Duration) -> Time {
+    let stalled_at = swarm.last_byte_at.unwrap_or(swarm.joined_at) + patience;
+    let settled_at = swarm.joined_at + patience * 2;
+    let wanted = view.upstream_rate.map_or(0, |rate| rate / 16).max(limits::EARLY_RATE_MIN);
     if swarm.rate < wanted && view.now >= settled_at {
         return stalled_at.min(view.now);
     }
@@ -202,7 +209,7 @@ mod tests {
 
     fn swarm(last_byte_at: Option<u64>, rate: u64) -> Option<SwarmView> {
         let last_byte_at = last_byte_at.map(at);
-        Some(SwarmView { joined_at: at(0), last_byte_at, nobody: false, rate, early: false })
+        Some(SwarmView { joined_at: at(0), last_byte_at, nobody: false, rate, early: None })
     }
 
     fn failed(failures: u32, ended_at: u64) -> FillView {
@@ -277,17 +284,24 @@ mod tests {
     #[test]
     fn an_early_swarm_is_as_slow_as_upstream_is_for_its_host() {
         let early = |last_byte_at, rate| {
-            swarm(last_byte_at, rate).map(|swarm| SwarmView { early: true, ..swarm })
+            let early = Some(Duration::from_secs(2));
+            swarm(last_byte_at, rate).map(|swarm| SwarmView { early, ..swarm })
         };
         assert_eq!(next(&view(0, early(None, 0), IDLE)), Step::Wait(at(2000)));
         assert_eq!(next(&view(2000, early(None, 0), IDLE)), Step::Fill { steal: false });
-        let mut slow = view(3000, early(Some(2990), 100 << 10), IDLE);
+        let mut slow = view(5000, early(Some(4990), 100 << 10), IDLE);
         slow.upstream_rate = Some(1 << 20);
         assert!(matches!(next(&slow), Step::Wait(_)), "the uplink may be busy");
         slow.upstream_rate = Some(50 << 20);
         assert_eq!(next(&slow), Step::Fill { steal: false }, "it is its host that is slow");
-        let drip = view(3000, early(Some(2990), 100), IDLE);
+        let drip = view(5000, early(Some(4990), 100), IDLE);
         assert_eq!(next(&drip), Step::Fill { steal: false });
+        let soon = view(3000, early(Some(2990), 100), IDLE);
+        assert!(matches!(next(&soon), Step::Wait(_)), "too early to judge a rate");
+        // The pieces of a large blob are long.
+        let rare = swarm(Some(1000), 1 << 20);
+        let rare = rare.map(|swarm| SwarmView { early: Some(Duration::from_secs(10)), ..swarm });
+        assert_eq!(next(&view(9000, rare, IDLE)), Step::Wait(at(11_000)));
     }
 
     #[test]
