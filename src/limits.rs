@@ -306,8 +306,11 @@ pub const EARLY_PATIENCE: Duration = Duration::from_secs(2);
 /// How fast (bytes per second) its host must get a piece for that: it shares a piece when it is
 /// whole.
 pub const EARLY_PIECE_RATE: u64 = 512 << 10;
-/// How long a host follows no other after one of which it got nothing: it may not reach any.
-pub const EARLY_PAUSE: Duration = Duration::from_secs(60);
+/// How long a host follows no other after one of which it got nothing: it may not reach any. Each
+/// further one in a row makes it twice as long.
+pub const EARLY_PAUSE_MIN: Duration = Duration::from_secs(2);
+/// The longest such pause.
+pub const EARLY_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// An early swarm slower than this (bytes per second) is no help: a slow uplink gives more.
 pub const EARLY_RATE_MIN: u64 = 16 << 10;
 /// How many hosts in turn are waited for that took the claim of a silent one over.

@@ -56,6 +56,42 @@ impl EarlySwarm {
     }
 }
 
+/// What became of following others, lately. Who reaches none of them goes alone, and tries again
+/// now and then.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// In a row, of which nothing came.
+    in_vain: u32,
+    /// Until when nobody is followed.
+    alone_until: Time,
+}
+
+impl Default for Followed {
+    fn default() -> Followed {
+        Followed { in_vain: 0, alone_until: Time::ZERO }
+    }
+}
+
+impl Followed {
+    fn may_follow(&self, now: Time) -> bool {
+        self.alone_until <= now
+    }
+
+    /// Something came of it.
+    pub(super) fn worked(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// Nothing did. Of several at the same time one counts.
+    fn was_in_vain(&mut self, now: Time) {
+        if self.may_follow(now) {
+            let pause = limits::EARLY_PAUSE_MIN.saturating_mul(1 << self.in_vain.min(16));
+            self.in_vain += 1;
+            self.alone_until = now + pause.min(limits::EARLY_PAUSE_MAX);
+        }
+    }
+}
+
 impl Fetcher {
     /// Joins the early swarm of `claim`. `None`: there is no such blob, or the engine has stopped.
     pub(super) fn join_early(
@@ -71,7 +107,7 @@ impl Fetcher {
 
     /// Whether claims of others are followed.
     pub(super) fn follows_claims(&self) -> bool {
-        *self.alone_until.lock() <= Time::now()
+        self.followed.lock().may_follow(Time::now())
     }
 
     /// Passes over early swarms of a blob of which one led to wrong bytes, or to none.
@@ -222,7 +258,7 @@ impl Conductor {
         if early.standing != Standing::Follower {
             self.job.now_leads();
             if !self.has_bytes_of_peers() {
-                *self.fetcher.alone_until.lock() = Time::now() + limits::EARLY_PAUSE;
+                self.fetcher.followed.lock().was_in_vain(Time::now());
             }
             log::info!("blob {name}: its host is silent, the rest comes from upstream");
         }
@@ -259,4 +295,27 @@ fn new_claim(blob_len: u64) -> Claim {
     let mut swarm = [0; 20];
     rng.fill(&mut swarm);
     Claim { swarm: Sha1Hash(swarm), blob_len, holder: rng.next_u64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_follows_in_vain_goes_alone_ever_longer() {
+        let at = |seconds| Time::after_start(Duration::from_secs(seconds));
+        let mut followed = Followed::default();
+        assert!(followed.may_follow(at(0)));
+        let mut now = at(100);
+        for pause in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            followed.was_in_vain(now);
+            followed.was_in_vain(now);
+            assert!(!followed.may_follow(now + Duration::from_secs(pause - 1)), "{pause}");
+            now = now + Duration::from_secs(pause);
+            assert!(followed.may_follow(now), "{pause}");
+        }
+        followed.worked();
+        followed.was_in_vain(now);
+        assert!(followed.may_follow(now + Duration::from_secs(2)), "it starts anew");
+    }
 }

@@ -719,6 +719,9 @@ impl Conductor {
                 self.partial.feed().finish();
                 // The readers have all: who is to seal it knows whose claim it is.
                 self.claimed();
+                if self.early.is_some() && self.has_bytes_of_peers() {
+                    self.fetcher.followed.lock().worked();
+                }
                 if let Err(error) = self.seal() {
                     // The readers have their bytes; only the next one asks again.
                     log::warn!("blob {} is not kept: {error}", self.job.name);

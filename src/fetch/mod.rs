@@ -65,6 +65,7 @@ use crate::store::{Blob, Partial, SeedEntry, Store, StoreError};
 use crate::upstream::{Origin, Upstream};
 
 use self::delta::Deltas;
+use self::early::Followed;
 use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
@@ -116,8 +117,7 @@ pub struct Fetcher {
     unpacker: Unpacker,
     pulls: Arc<Pulls>,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
-    /// Until when no other host is followed that brings a blob.
-    alone_until: Ranked<Time>,
+    followed: Ranked<Followed>,
     /// Entries of the catalog, URL and blob, that led to something else than the object; until when
     /// each is passed over. Bounded by [`limits::POINTERS_MISLEADING_MAX`].
     misleading: Ranked<HashMap<(String, BlobName), Time>>,
@@ -193,7 +193,7 @@ impl Fetcher {
             unpacker: Unpacker::new(),
             pulls: Pulls::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
-            alone_until: Ranked::new(Rank::Leaf, Time::ZERO),
+            followed: Ranked::new(Rank::Leaf, Followed::default()),
             misleading: Ranked::new(Rank::Leaf, HashMap::new()),
             share_objects: policy.share_objects,
             to_share,

@@ -89,24 +89,6 @@ fn tracker() -> Program {
     tracker
 }
 
-/// Peers that cannot reach each other cost one blob a moment, not each.
-#[test]
-fn a_host_that_got_nothing_from_another_follows_nobody_for_a_while() {
-    let early = Early::start(40);
-    for number in [0, 1] {
-        let blob = early.site.layer(number);
-        put_claim(&early.tracker, blob, Sha1Hash([7; 20]), blob.len().unsigned_abs());
-    }
-    let client = early.client("client");
-    for number in [0, 1] {
-        let blob = early.site.layer(number);
-        let got = get(&url(&client, REPOSITORY, &blob.digest), &[]).expect("it answers");
-        assert!(got.body == blob.bytes, "{}", client.log());
-    }
-    let followed = "torrent_cache_claims_total{leader=\"other\"}";
-    assert_eq!(client.metric(followed), 1, "{}", client.log());
-}
-
 /// Says in the catalog that somebody brings `blob`, of so many bytes, in the early swarm `swarm`.
 fn put_claim(tracker: &Program, blob: &Blob, swarm: Sha1Hash, len: u64) {
     let value = format!("{swarm} {len} 0123456789abcdef");
