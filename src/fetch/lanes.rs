@@ -42,17 +42,10 @@ impl Fill {
             if lanes.is_empty() {
                 return broken.map_or(Ok(FillEnd::Done), Err);
             }
-            let mut left = Vec::with_capacity(lanes.len());
-            for mut lane in lanes {
-                match self.advance(&mut lane, &mut buf) {
-                    Ok(()) if self.is_left() => return Ok(FillEnd::Left),
-                    Ok(()) if lane.at < lane.end => left.push(lane),
-                    Ok(()) => lane.stream.drain(),
-                    Err(error @ FillError::Store(_)) => return Err(error),
-                    Err(error) => broken = Some(error),
-                }
+            self.advance_all(&mut lanes, &mut broken, &mut buf)?;
+            if self.is_left() {
+                return Ok(FillEnd::Left);
             }
-            lanes = left;
         }
     }
 
@@ -79,21 +72,35 @@ impl Fill {
                 }
             }
             let mut broken = None;
-            let mut left = Vec::with_capacity(lanes.len());
-            for mut lane in lanes {
-                match self.advance(&mut lane, &mut buf) {
-                    Ok(()) if self.is_left() => return Ok(FillEnd::Left),
-                    Ok(()) if lane.at < lane.end => left.push(lane),
-                    Ok(()) => lane.stream.drain(),
-                    Err(error @ FillError::Store(_)) => return Err(error),
-                    Err(error) => (may_open, broken) = (false, Some(error)),
-                }
+            self.advance_all(&mut lanes, &mut broken, &mut buf)?;
+            if self.is_left() {
+                return Ok(FillEnd::Left);
             }
-            if left.is_empty() {
+            if lanes.is_empty() {
                 return broken.map_or(Ok(FillEnd::Done), Err);
             }
-            lanes = left;
+            may_open &= broken.is_none();
         }
+    }
+
+    /// Takes what comes next of each of `lanes`, and keeps those that have not come to their end.
+    /// What broke the last that broke is in `broken`.
+    fn advance_all(
+        &self,
+        lanes: &mut Vec<Lane>,
+        broken: &mut Option<FillError>,
+        buf: &mut [u8],
+    ) -> Result<(), FillError> {
+        for mut lane in std::mem::take(lanes) {
+            match self.advance(&mut lane, buf) {
+                Ok(()) if self.is_left() => return Ok(()),
+                Ok(()) if lane.at < lane.end => lanes.push(lane),
+                Ok(()) => lane.stream.drain(),
+                Err(error @ FillError::Store(_)) => return Err(error),
+                Err(error) => *broken = Some(error),
+            }
+        }
+        Ok(())
     }
 
     /// A gap that a reader waits for and that nothing on its way brings soon.
