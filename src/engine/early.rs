@@ -7,6 +7,7 @@
 //! Whether all hashes are right, the digest of the whole blob says in the end, as it always does.
 //!
 //! **Invariant:** we tell only hashes of bytes that are readable here, and those stay as they are.
+//! A part of a delta that turns out wrong comes again: then the job leaves the swarm.
 
 use std::sync::Arc;
 

@@ -205,7 +205,8 @@ impl Conductor {
         self.release_claim();
         self.fetcher.distrust_early(&self.job.name());
         self.early = None;
-        if let Some(membership) = self.membership.take() {
+        // Kept for what came of it.
+        if let Some(membership) = &self.membership {
             membership.leave();
         }
         self.job.now_leads();

@@ -315,7 +315,7 @@ impl Fetcher {
         let entry = self.catalog().lookup(name, deadline).ok()?;
         match entry.torrent {
             Some(torrent) => self.metainfo(name, &torrent).map(Known::Whole),
-            // The first files of a delta are asked for one by one: they are brought by each host.
+            // That of a delta is found once its superblock is here (`Conductor::claim_blob`).
             None => entry
                 .claim
                 .filter(|claim| claim.blob_len >= limits::CLAIM_LEN_MIN)

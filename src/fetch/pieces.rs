@@ -3,8 +3,9 @@
 //! No reader waits for them: they are for the metainfo, under which the blob is kept and passed on.
 //! So they are made beside the digest, on a thread that gives way to those that readers wait for.
 //!
-//! **Invariant:** of a static delta only bytes that are known to be right are hashed, since a part
-//! that is wrong comes again.
+//! **Invariant:** into the metainfo of a static delta go only bytes that are known to be right,
+//! since a part that is wrong comes again. Its early swarm is told before that ([`each`]), and left
+//! then.
 
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use crate::proto::geometry::{Geometry, PieceIndex, Span};
 use crate::store::{Partial, StoreError, Wait};
 
 /// Follows `partial` to its end and hashes its pieces. After each, `tell` gets the hashes of all so
-/// far. `is_delta`: no byte is taken before the feed
-/// says that it is right. `None`: the feed failed first, or `is_stopping` said so.
+/// far. `is_delta`: no byte is taken before the feed says that it is right. `None`: the feed failed
+/// first, or `is_stopping` said so.
 ///
 /// # Errors
 /// If the disk fails.
@@ -68,14 +69,12 @@ pub(super) fn each(
     let mut buf = Vec::new();
     while !told.is_full() && !is_stopping() {
         let seen = feed.marks();
-        for piece in geometry.pieces().filter(|piece| !told.contains(*piece)).collect::<Vec<_>>() {
-            let span = geometry.span(piece);
-            if feed.is_readable(span) {
-                buf.resize(geometry.len_of(piece) as usize, 0);
-                partial.read_at(&mut buf, span.offset)?;
-                tell(piece, Sha1Hash::of(&buf));
-                told.insert(piece);
-            }
+        let is_here = |piece: &PieceIndex| feed.is_readable(geometry.span(*piece));
+        for piece in told.missing().filter(is_here).collect::<Vec<_>>() {
+            buf.resize(geometry.len_of(piece) as usize, 0);
+            partial.read_at(&mut buf, geometry.span(piece).offset)?;
+            tell(piece, Sha1Hash::of(&buf));
+            told.insert(piece);
         }
         if !feed.wait_marked(seen, Time::now() + limits::READER_PATIENCE) {
             return Ok(());
