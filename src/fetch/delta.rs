@@ -10,11 +10,12 @@
 //! Not here: where the bytes of the delta come from (`open`, `job`).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use crate::base::clock::Time;
 use crate::base::hash::{ContentHasher, sha256};
-use crate::fetch::access::scope_of;
+use crate::fetch::access::{Claimant, scope_of};
 use crate::fetch::files::{Flight, Seat};
 use crate::fetch::job::{Conductor, Job, Start};
 use crate::fetch::open::DeltaFile;
@@ -28,7 +29,7 @@ use crate::proto::http1::{ByteRange, Url};
 use crate::proto::ostree::delta::Superblock;
 use crate::proto::ostree::layout::Layout;
 use crate::proto::ostree::{self, Checksum, DeltaId};
-use crate::upstream::{Origin, UpstreamError};
+use crate::upstream::{Answer, Origin, UpstreamError};
 
 /// A request for one file of a static delta.
 #[derive(Clone, Debug)]
@@ -61,11 +62,19 @@ pub(super) struct Deltas {
 }
 
 /// A delta that could not be had.
-#[derive(Clone, Copy)]
 struct Failed {
     at: Time,
+    why: Lack,
+}
+
+/// Why a delta could not be had.
+pub(super) enum Lack {
     /// Its superblock is wrong about its parts: the upstream has them all the same.
-    is_misdescribed: bool,
+    Misdescribed,
+    /// The upstream refused it to this claimant, and would do so again.
+    Refused(Claimant, Answer),
+    /// No source was left, or the bytes were wrong.
+    Broken,
 }
 
 /// The files of a delta that is passed on, past the disk.
@@ -77,9 +86,9 @@ struct Passed {
 
 impl Failed {
     fn is_recent(&self) -> bool {
-        let kept = match self.is_misdescribed {
-            true => limits::DELTA_MISDESCRIBED_KEPT,
-            false => limits::DELTA_FAILED_KEPT,
+        let kept = match self.why {
+            Lack::Misdescribed => limits::DELTA_MISDESCRIBED_KEPT,
+            Lack::Refused(..) | Lack::Broken => limits::DELTA_FAILED_KEPT,
         };
         Time::now().since(self.at) < kept
     }
@@ -100,8 +109,10 @@ impl Deltas {
 
     /// Forgets that a delta could not be had, unless that would be the same again.
     fn forgive(&mut self, name: &BlobName) {
-        if self.failed.get(name).is_some_and(|failed| !failed.is_misdescribed) {
-            self.failed.remove(name);
+        if let Entry::Occupied(failed) = self.failed.entry(*name)
+            && !matches!(failed.get().why, Lack::Misdescribed)
+        {
+            failed.remove();
         }
     }
 
@@ -249,19 +260,31 @@ impl Fetcher {
     }
 
     /// Remembers for a moment that a delta could not be had.
-    pub(super) fn delta_failed(&self, name: &BlobName, is_misdescribed: bool) {
+    pub(super) fn delta_failed(&self, name: &BlobName, why: Lack) {
         if matches!(name, BlobName::Delta(_)) {
             let mut deltas = self.deltas.lock();
             deltas.failed.retain(|_, failed| failed.is_recent());
-            deltas.failed.insert(*name, Failed { at: Time::now(), is_misdescribed });
+            deltas.failed.insert(*name, Failed { at: Time::now(), why });
             drop(deltas);
             self.pulls.give_up(name);
         }
     }
 
-    fn has_just_failed(&self, name: &BlobName) -> Option<Failed> {
-        let failed = self.deltas.lock().failed.get(name).copied();
-        failed.filter(Failed::is_recent)
+    /// What a request is told whose delta could not be had a moment ago; `None`: it is tried.
+    fn has_just_failed(&self, request: &BlobRequest, file: &DeltaFile) -> Option<FetchError> {
+        let deltas = self.deltas.lock();
+        let failed = deltas.failed.get(&request.name).filter(|failed| failed.is_recent())?;
+        match &failed.why {
+            Lack::Misdescribed => Some(FetchError::NoDelta),
+            _ if file.index == 0 => None,
+            // As those were told who waited for it.
+            Lack::Refused(claimant, answer) if *claimant == Claimant::of(&request.origin) => {
+                Some(FetchError::Upstream(UpstreamError::Status(Box::new(answer.clone()))))
+            }
+            Lack::Refused(..) | Lack::Broken => {
+                Some(FetchError::Local("the delta could not be had a moment ago".into()))
+            }
+        }
     }
 
     /// Leads a job for a delta that only the upstream has: its superblock comes first.
@@ -274,13 +297,8 @@ impl Fetcher {
         if file.superblock.is_none() && self.is_to_be_passed(&request.name) {
             return self.pass_delta(request, file);
         }
-        match self.has_just_failed(&request.name) {
-            Some(failed) if failed.is_misdescribed => return Err(FetchError::NoDelta),
-            Some(_) if file.index > 0 => {
-                let why = "the delta could not be had a moment ago";
-                return Err(FetchError::Local(why.into()));
-            }
-            _ => {}
+        if let Some(error) = self.has_just_failed(request, file) {
+            return Err(error);
         }
         let superblock = self.superblock_in_hand(request, file)?;
         let layout = layout_of(&superblock).ok_or(FetchError::NoDelta)?;
@@ -293,7 +311,10 @@ impl Fetcher {
             self.store().discard(&partial);
             return self.pass_delta(request, &file);
         }
-        partial.feed().mark(Span { offset: 0, len: superblock.len() as u64 });
+        // It has the digest that the delta is named for, whatever becomes of the parts.
+        let span = Span { offset: 0, len: superblock.len() as u64 };
+        partial.feed().mark(span);
+        partial.feed().prove(span);
         Conductor::start(self, job, &partial, Start::Delta(layout))
             .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
         self.reader(request, job, &partial)

@@ -21,6 +21,7 @@ use crate::base::thread::{self, Role};
 use crate::catalog::Claim;
 use crate::engine::Membership;
 use crate::fetch::access::Claimant;
+use crate::fetch::delta::Lack;
 use crate::fetch::early::{EarlySwarm, Standing};
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
@@ -464,8 +465,13 @@ impl Conductor {
             self.fetcher.store().discard(&self.partial);
             let _ = self.job.failure.set(failure);
             if self.membership.is_none() && failure != Failure::Local {
-                let is_misdescribed = failure == Failure::OtherLength;
-                self.fetcher.delta_failed(&self.job.name, is_misdescribed);
+                let refused = self.refused.take().zip(self.job.refusal().cloned());
+                let why = match refused {
+                    _ if failure == Failure::OtherLength => Lack::Misdescribed,
+                    Some((claimant, answer)) => Lack::Refused(claimant, answer),
+                    None => Lack::Broken,
+                };
+                self.fetcher.delta_failed(&self.job.name, why);
             }
             self.partial.feed().fail(&why);
             crate::log_limited!(warn, "blob {} failed: {why}", self.job.name);

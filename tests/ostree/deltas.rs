@@ -118,6 +118,8 @@ fn a_part_that_stays_wrong_is_never_served() {
     let client = Program::client("client", &[]);
     for fault in [Fault::Flip { at: 1000 }, Fault::Status(404), Fault::Status(503)] {
         upstream.fail(&parts[1], usize::MAX, fault);
+        // What is still on its way for the pull before knows the fault before.
+        wait_for("the end of all jobs", || (client.status()["jobs"] == 0).then_some(()));
         let before = asked(&upstream, &parts[0]);
         let host = Host::new(&url, proxy(&client));
         let finished = host.try_pull(&["--require-static-deltas", "main"]);
@@ -133,6 +135,23 @@ fn a_part_that_stays_wrong_is_never_served() {
     }
     assert_eq!(client.metric("torrent_cache_store_blobs"), 0);
     pull(&url, &client, &commit, &files);
+}
+
+/// Who asks when it is known that the upstream has not all of it is told so, as who waited was.
+#[test]
+fn what_the_upstream_has_not_is_not_there_for_who_comes_late_either() {
+    let world = World::start();
+    with_delta(&world.repository, 74);
+    let upstream = FaultProxy::start(world.site.addr());
+    let part = &world.repository.parts()[1];
+    upstream.fail(part, usize::MAX, Fault::Status(404));
+    let client = Program::client("client", &[]);
+    let url = |path: &str| format!("{}/repo/{path}", upstream.url());
+    assert_eq!(through(&client, &url(&world.repository.superblocks()[0]), &[]).0, 200);
+    for _ in 0..3 {
+        assert_eq!(through(&client, &url(part), &[]).0, 404, "{}", client.log());
+        wait_for("the end of all jobs", || (client.status()["jobs"] == 0).then_some(()));
+    }
 }
 
 #[test]
@@ -191,7 +210,6 @@ fn an_entry_of_the_catalog_that_lies_is_passed_over() {
     let world = World::start();
     let (commit, files) = with_delta(&world.repository, 69);
     let (name, superblock_len) = name_of(&world.repository);
-    wait_for("etcd", || (world.tracker.admin("/ready").status == 200).then_some(()));
     // Somebody who has what the entry says: the superblock, and a part that is none of the delta's.
     let superblock = world.repository.path().join(&world.repository.superblocks()[0]);
     let mut bytes = fs::read(superblock).expect("it is there");
