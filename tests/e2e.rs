@@ -22,9 +22,7 @@ fn an_image_crosses_the_uplink_once() {
         assert_eq!(client.metric(FROM_UPSTREAM), 0, "{log}");
         assert_eq!(client.metric(FROM_PEERS), bytes, "{log}");
     }
-    for blob in network.image.blobs() {
-        assert_eq!(network.registry.blob_accesses("GET", &blob.digest).len(), 1);
-    }
+    network.assert_each_blob_left_once();
 }
 
 #[test]

@@ -21,15 +21,6 @@ const AUTHORIZATION: &str = "Basic dXNlcjpzZWNyZXQ=";
 /// Of the line to the registry: 24 MiB take five seconds.
 const MEGABITS: u32 = 40;
 
-/// A network whose etcd answers, so that no client learns that it is away.
-fn ready(network: Network) -> Network {
-    let url = format!("http://127.0.0.1:{}/health", network.tracker.option("ETCD_PORT"));
-    wait_for("etcd to be healthy", || {
-        get(&url, &[]).ok().filter(|answer| answer.text().contains("true")).map(drop)
-    });
-    network
-}
-
 /// A client that reaches the registry over the line.
 fn client(network: &Network, line: &Link, name: &str) -> Program {
     let registry = format!("http://{}", line.addr());
@@ -79,7 +70,7 @@ fn claim_key(network: &Network) -> String {
 
 #[test]
 fn hosts_that_ask_at_the_same_time_take_a_blob_from_upstream_once() {
-    let network = ready(Network::start(1, &[24 * MIB, 12 * MIB]));
+    let network = Network::start(1, &[24 * MIB, 12 * MIB]);
     let line = Link::to(network.registry.addr(), MEGABITS);
     let clients: Vec<Program> =
         (0..5).map(|number| client(&network, &line, &format!("client {number}"))).collect();
@@ -106,7 +97,7 @@ fn hosts_that_ask_at_the_same_time_take_a_blob_from_upstream_once() {
 
 #[test]
 fn a_host_that_comes_while_another_fetches_gets_what_is_there_and_the_rest_as_it_comes() {
-    let network = ready(Network::start(2, &[24 * MIB]));
+    let network = Network::start(2, &[24 * MIB]);
     let line = Link::to(network.registry.addr(), MEGABITS);
     let leader = client(&network, &line, "leader");
     let follower = client(&network, &line, "follower");
@@ -122,7 +113,7 @@ fn a_host_that_comes_while_another_fetches_gets_what_is_there_and_the_rest_as_it
 
 #[test]
 fn when_the_host_that_fetches_dies_one_of_the_others_goes_on() {
-    let network = ready(Network::start(3, &[24 * MIB]));
+    let network = Network::start(3, &[24 * MIB]);
     let line = Link::to(network.registry.addr(), MEGABITS);
     let mut leader = client(&network, &line, "leader");
     let others: Vec<Program> =
@@ -148,7 +139,7 @@ fn when_the_host_that_fetches_dies_one_of_the_others_goes_on() {
 
 #[test]
 fn a_false_claim_costs_no_more_than_a_moment() {
-    let network = ready(Network::start(4, &[3 * MIB]));
+    let network = Network::start(4, &[3 * MIB]);
     let len = layer(&network).len();
     let swarm = "ab".repeat(20);
     for claim in [
@@ -169,7 +160,7 @@ fn a_false_claim_costs_no_more_than_a_moment() {
 
 #[test]
 fn who_may_not_have_a_blob_does_not_get_it_from_an_early_swarm() {
-    let network = ready(Network::start_private(5, &[24 * MIB]));
+    let network = Network::start_private(5, &[24 * MIB]);
     let line = Link::to(network.registry.addr(), MEGABITS);
     let leader = client(&network, &line, "leader");
     let follower = client(&network, &line, "follower");

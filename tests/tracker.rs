@@ -549,7 +549,8 @@ mod etcd {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&script, mode).expect("the file is ours");
         let binary = script.display().to_string();
-        let mut tracker = Program::tracker("tracker", &[("ETCD_BINARY", &binary)]);
+        let mut tracker =
+            Program::tracker_with_etcd_to_come("tracker", &[("ETCD_BINARY", &binary)]);
         let words = "etcd ended: exit status: 3, after `no luck`";
         wait_for("the end of etcd to be seen", || tracker.log().contains(words).then_some(()));
         let answer = tracker.admin("/ready");

@@ -37,7 +37,7 @@ impl Early {
     fn start(seed: u64) -> Early {
         let site = Site::start(seed, &[16 * MIB, 4 * MIB]);
         let line = Link::to(site.proxy.addr(), MEGABITS);
-        Early { site, line, tracker: tracker() }
+        Early { site, line, tracker: Program::tracker("tracker", &[]) }
     }
 
     fn layer(&self) -> &Blob {
@@ -80,13 +80,6 @@ impl Early {
         let least = self.len() / part;
         wait_for("a part of the blob", || (client.metric(series) > least).then_some(()));
     }
-}
-
-/// A tracker whose etcd answers: a host that finds it away goes alone for a while.
-fn tracker() -> Program {
-    let tracker = Program::tracker("tracker", &[]);
-    wait_for("etcd", || tracker.log().contains("etcd answers on").then_some(()));
-    tracker
 }
 
 /// Says in the catalog that somebody brings `blob`, of so many bytes, in the early swarm `swarm`.
@@ -295,7 +288,8 @@ fn a_blob_of_unknown_length_is_brought_by_each_host() {
         let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
         vec![answer(&["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"], &chunk)]
     });
-    let (tracker, registry) = (tracker(), format!("http://{}", origin.addr()));
+    let (tracker, registry) =
+        (Program::tracker("tracker", &[]), format!("http://{}", origin.addr()));
     let announce = tracker.announce_url();
     let options = [
         ("REGISTRY_LOCATION", registry.as_str()),

@@ -8,21 +8,15 @@ use crate::support::link::Link;
 use crate::support::network::{FROM_PEERS, FROM_UPSTREAM};
 use crate::support::ostree::{Tree, tree};
 use crate::support::torrent_cache::Program;
-use crate::support::{get, wait_for};
 use crate::{MIB, World};
 
-/// A site with a delta of eight parts of 2 MB, which take three seconds over the line, and an etcd
-/// that answers.
+/// A site with a delta of eight parts of 2 MB, which take three seconds over the line.
 fn world(seed: u64) -> (World, String, Tree) {
     let world = World::start();
     let files = tree(seed, 30, &[2 * MIB - 1000; 8]);
     let commit = world.repository.commit("main", &files);
     world.repository.delta("main", &["--empty", "--max-chunk-size=2", "--min-fallback-size=0"]);
     world.repository.summarise();
-    let health = format!("http://127.0.0.1:{}/health", world.tracker.option("ETCD_PORT"));
-    wait_for("etcd to be healthy", || {
-        get(&health, &[]).ok().filter(|answer| answer.text().contains("true")).map(drop)
-    });
     (world, commit, files)
 }
 

@@ -14,7 +14,6 @@ use crate::support::faults::{Fault, FaultProxy};
 use crate::support::foreign::{Kind, Seeder, download_files, wait_for_seeders};
 use crate::support::network::{FROM_PEERS, TO_PEERS};
 use crate::support::ostree::Repository;
-use crate::support::wait_for;
 
 /// The files of the repository's one delta, in order, and its `.torrent`, as they alone make it.
 fn torrent_of(repository: &Repository) -> (Vec<Vec<u8>>, Metainfo) {
@@ -54,7 +53,6 @@ fn a_client_takes_all_of_a_delta_from_aria2() {
     let world = World::start();
     let (commit, tree) = with_delta(&world.repository, 73);
     let (files, known) = torrent_of(&world.repository);
-    wait_for("etcd", || (world.tracker.admin("/ready").status == 200).then_some(()));
     let (name, _) = name_of(&world.repository);
     put(&world.tracker, &name, &known.encode());
     let announce = world.tracker.announce_url();

@@ -146,8 +146,8 @@ fn an_interrupted_pull_goes_on() {
     world.repository.summarise();
     let host = Host::new(&world.site.url("repo"), proxy(&client));
     for crash in [false, true] {
-        let mut pull = Process::spawn("ostree", host.command(&["main"]), "ostree");
         let seen = world.site.accesses().len();
+        let mut pull = Process::spawn("ostree", host.command(&["main"]), "ostree");
         wait_for("the pull to begin", || (world.site.accesses().len() > seen).then_some(()));
         if crash {
             client.crash();

@@ -44,7 +44,7 @@ pub struct Request {
     pub path: String,
     /// The value of its `Range` header.
     pub range: Option<String>,
-    /// Bytes of the body that were sent back so far.
+    /// Bytes of the body that were sent back so far, those among them that are being sent.
     pub bytes: u64,
 }
 
@@ -245,13 +245,13 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies `body` to `client` with the damage that `fault` does to it, and tells `sent` of each
-/// part.
+/// Copies `body` to `client` with the damage that `fault` does to it. Tells `sends` of each part
+/// before it goes out: who has all of it finds all of it counted.
 fn pass(
     body: impl Read,
     mut client: &TcpStream,
     fault: Option<Fault>,
-    mut sent: impl FnMut(u64),
+    mut sends: impl FnMut(u64),
 ) -> io::Result<()> {
     let (end, flipped) = match fault {
         Some(Fault::Cut { after } | Fault::Reset { after } | Fault::Stall { after }) => {
@@ -273,9 +273,9 @@ fn pass(
             let index = usize::try_from(at - offset).expect("within the part");
             part[index] ^= 1;
         }
+        sends(len_u64);
         client.write_all(&part[..len])?;
         offset += len_u64;
-        sent(len_u64);
     }
 }
 

@@ -82,6 +82,10 @@ impl Site {
 
     /// The requests that were answered so far.
     pub fn accesses(&self) -> Vec<Access> {
+        // It logs a request after its answer, and before it answers the next.
+        if self.process.is_some() {
+            get(&self.url("logged"), &[]).expect("nginx answers");
+        }
         let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
         let access = |line: &str| {
             let mut words = line.split(' ');
@@ -115,6 +119,7 @@ fn configuration(dir: &Path, port: u16, tls_port: u16) -> String {
         .concat();
     let server = format!(
         "root {dir}/www;\n\
+         location = /logged {{ access_log off; return 204; }}\n\
          location /private/ {{ auth_basic private; auth_basic_user_file {dir}/users; }}\n"
     );
     format!(

@@ -121,8 +121,16 @@ impl Program {
     }
 
     /// Starts a tracker with `options` over these: 127.0.0.1, free ports, a storage of its own. Its
-    /// etcd is the one that the system has.
+    /// etcd is the one that the system has, and answers: a client that finds it away goes another
+    /// way for a while.
     pub fn tracker(name: &str, options: &[(&str, &str)]) -> Program {
+        let tracker = Program::tracker_with_etcd_to_come(name, options);
+        wait_for("etcd", || (tracker.admin("/readyz").status == 200).then_some(()));
+        tracker
+    }
+
+    /// As [`Program::tracker`], and does not wait for its etcd.
+    pub fn tracker_with_etcd_to_come(name: &str, options: &[(&str, &str)]) -> Program {
         let dir = temp_dir();
         let defaults = [
             ("TRACKER_PORT", free_port().to_string()),
