@@ -11,12 +11,12 @@ use serde_json::Value;
 use support::etcd::Etcd;
 use support::foreign::{Kind, OpenTracker, Seeder, download, wait_for_leechers, wait_for_seeders};
 use support::image::Image;
-use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network, TO_PEERS};
+use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network, TO_PEERS, wait_until_sent};
 use support::process::Process;
 use support::registry::Registry;
 use support::stage::{Stage, metainfo};
 use support::torrent_cache::Program;
-use support::{skopeo, temp_dir};
+use support::{skopeo, temp_dir, wait_for};
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::proto::base64;
 
@@ -77,8 +77,10 @@ fn others_load_the_catalogs_torrents_and_download_from_clients() {
         if kind == Kind::Libtorrent {
             assert!(output.contains(&format!("info hash {}", known.info_hash())), "{output}");
         }
-        let sent = first.metric(TO_PEERS) + second.metric(TO_PEERS) - before;
-        assert!(sent >= blob.len(), "{sent} bytes were sent");
+        wait_for("what was sent", || {
+            let sent = first.metric(TO_PEERS) + second.metric(TO_PEERS) - before;
+            (sent >= blob.len()).then_some(())
+        });
     }
     network.assert_each_blob_left_once();
 }
@@ -128,8 +130,7 @@ fn transmission_takes_all_of_a_blob_from_a_client() {
     let second = stage.client("second", &announce, &[]);
     stage.pull_through(&second);
     transmission.wait_for_file(stage.metainfo.name(), &stage.blob.bytes);
-    let sent = second.metric(TO_PEERS);
-    assert!(sent >= stage.blob.len(), "{sent} bytes were sent");
+    wait_until_sent(&second, stage.blob.len());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::curl::{Got, curl};
 use crate::support::faults::FaultProxy;
 use crate::support::image::{Blob, Image};
@@ -79,12 +81,15 @@ pub fn pull(client: &Program, blob: &Blob, arguments: &[&str]) -> Got {
     curl(&url(client, REPOSITORY, &blob.digest), arguments)
 }
 
+/// Waits until no blob is on its way, then what there is. A reader has its last byte before that.
+pub fn status_after_jobs(client: &Program) -> Value {
+    wait_for("the end of all jobs", || (client.status()["jobs"] == 0).then_some(()));
+    client.status()
+}
+
 /// Waits until no blob is on its way, then the number of blobs that are kept.
 pub fn blobs_kept(client: &Program) -> u64 {
-    let status = wait_for("the end of all jobs", || {
-        Some(client.status()).filter(|status| status["jobs"] == 0)
-    });
-    status["store"]["blobs"].as_u64().expect("a number")
+    status_after_jobs(client)["store"]["blobs"].as_u64().expect("a number")
 }
 
 /// Waits until `client` holds so many blobs.

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use crate::services::pull_in_time;
-use crate::site::{MIB, Site, wait_until_catalogued};
+use crate::site::{MIB, Site, status_after_jobs, wait_until_catalogued};
 use crate::support::loopback;
 use crate::support::origin::{Origin, Request, whole};
 use crate::support::torrent_cache::Program;
@@ -22,8 +22,8 @@ fn pulls_all_the_same(seed: u64, announce_url: &str, was_asked: impl Fn() -> boo
     wait_for("its announces", || was_asked().then_some(()));
     assert_eq!(client.metric("torrent_cache_peers"), 0);
     assert_eq!(client.metric("torrent_cache_thread_panics_total"), 0);
-    let swarms = client.status()["swarms"].as_array().expect("a list").len();
-    assert_eq!(swarms, 0, "{}", client.status());
+    let status = status_after_jobs(&client);
+    assert_eq!(status["swarms"].as_array().expect("a list").len(), 0, "{status}");
 }
 
 /// The compact form of BEP 23.

@@ -83,9 +83,9 @@ fn a_kill_in_the_middle_of_a_fetch_leaves_nothing_half() {
 
 #[test]
 fn a_kill_in_the_middle_of_a_swarm_leaves_nothing_half() {
-    let world = World::start(25, 256 * MIB);
+    let world = World::start(25, 64 * MIB);
     let _seeder = world.seeder("seeder");
-    let mut client = world.client("client");
+    let mut client = world.slow_client("client");
     let mut download = Download::start(&world.url(&client), &[]);
     wait_for("bytes from the peer", || (client.metric(FROM_PEERS) > 8_000_000).then_some(()));
     client.crash();

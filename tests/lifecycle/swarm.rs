@@ -23,9 +23,9 @@ const BANNED: &str = "torrent_cache_peers_banned_total";
 
 #[test]
 fn the_only_peer_dies_and_the_reader_gets_every_byte() {
-    let world = World::start(11, 256 * MIB);
+    let world = World::start(11, 64 * MIB);
     let mut first = world.seeder("first");
-    let second = world.client("second");
+    let second = world.slow_client("second");
     let download = Download::start(&world.url(&second), &[]);
     wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
     first.crash();
@@ -45,9 +45,9 @@ fn the_only_peer_dies_and_the_reader_gets_every_byte() {
 
 #[test]
 fn the_only_peer_stops_in_order_and_the_reader_gets_every_byte() {
-    let world = World::start(14, 256 * MIB);
+    let world = World::start(14, 64 * MIB);
     let mut first = world.seeder("first");
-    let second = world.client("second");
+    let second = world.slow_client("second");
     let download = Download::start(&world.url(&second), &[]);
     wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
     assert!(first.stop().success());
@@ -57,9 +57,9 @@ fn the_only_peer_stops_in_order_and_the_reader_gets_every_byte() {
 
 #[test]
 fn the_only_peer_falls_silent_and_the_reader_gets_every_byte() {
-    let world = World::start(15, 256 * MIB);
+    let world = World::start(15, 64 * MIB);
     let mut first = world.seeder("first");
-    let second = world.client("second");
+    let second = world.slow_client("second");
     let download = Download::start(&world.url(&second), &[]);
     wait_for("bytes from the peer", || (second.metric(FROM_PEERS) > 8_000_000).then_some(()));
     // Its connections stay open, and nothing comes any more.

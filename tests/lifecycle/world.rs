@@ -156,6 +156,12 @@ impl World {
         Program::client(name, &[&options, more].concat())
     }
 
+    /// A client that takes 16 MiB per second of its peers, so that a busy machine has seconds for
+    /// what a test does in the middle of that.
+    pub fn slow_client(&self, name: &str) -> Program {
+        self.client_with(name, &[("DOWNLOAD_MAX", "16M")])
+    }
+
     /// A client that has the blob; the catalog and the tracker know.
     pub fn seeder(&self, name: &str) -> Program {
         let client = self.client(name);

@@ -12,7 +12,7 @@ use crate::World;
 use crate::deltas::{name_of, pull, put, with_delta};
 use crate::support::faults::{Fault, FaultProxy};
 use crate::support::foreign::{Kind, Seeder, download_files, wait_for_seeders};
-use crate::support::network::{FROM_PEERS, TO_PEERS};
+use crate::support::network::{FROM_PEERS, wait_until_sent};
 use crate::support::ostree::Repository;
 
 /// The files of the repository's one delta, in order, and its `.torrent`, as they alone make it.
@@ -44,8 +44,7 @@ fn aria2_takes_a_delta_from_a_client() {
         let found = fs::read(&path).unwrap_or_else(|error| panic!("{index}: {error}: {output}"));
         assert!(found == *bytes, "{path:?} is another file");
     }
-    let sent = client.metric(TO_PEERS);
-    assert!(sent >= i64::try_from(files.concat().len()).expect("a length"), "{sent}");
+    wait_until_sent(&client, i64::try_from(files.concat().len()).expect("a length"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::deltas::through;
-use crate::support::network::{FROM_PEERS, TO_PEERS};
+use crate::support::network::{FROM_PEERS, wait_until_sent};
 use crate::support::ostree::{Host, Repository, tree};
 use crate::support::process::Process;
 use crate::support::torrent_cache::{Program, binary};
@@ -59,7 +59,8 @@ fn deltas_are_seeded_and_served_without_a_copy() {
         host.assert_has("main", &commit, &files);
     }
     assert_eq!(parts(&world), 0, "the parts were there already");
-    assert_eq!(owner.metric(TO_PEERS), other.metric(FROM_PEERS));
+    let came = other.metric(FROM_PEERS);
+    assert_eq!(wait_until_sent(&owner, came), came);
     assert!(other.metric(FROM_PEERS) > 3 << 20, "{}", other.log());
     let storage = Path::new(owner.option("STORAGE")).to_owned();
     assert_eq!(files_below(&storage.join("blobs")), 0);

@@ -8,7 +8,8 @@ use super::{skopeo, wait_for};
 /// Series of a client: bytes of blobs by where they came from.
 pub const FROM_UPSTREAM: &str = "torrent_cache_blob_bytes_total{source=\"upstream\"}";
 pub const FROM_PEERS: &str = "torrent_cache_blob_bytes_total{source=\"peer\"}";
-/// Series of a client: bytes of blobs that it sent to peers.
+/// Series of a client: bytes of blobs that it sent to peers. They are counted a moment after they
+/// have left: wait for them with [`wait_until_sent`].
 pub const TO_PEERS: &str = "torrent_cache_sent_bytes_total{to=\"peer\"}";
 
 /// Under which name the registry has the image.
@@ -19,6 +20,11 @@ pub struct Network {
     pub registry: Registry,
     pub image: Image,
     pub tracker: Program,
+}
+
+/// Waits until `client` has sent its peers so many bytes of blobs; how many it has.
+pub fn wait_until_sent(client: &Program, least: i64) -> i64 {
+    wait_for("what was sent", || Some(client.metric(TO_PEERS)).filter(|sent| *sent >= least))
 }
 
 impl Network {

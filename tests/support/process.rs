@@ -1,5 +1,6 @@
 //! A process that a test started: its output is kept, and it ends with the test.
 
+use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use torrent_cache::base::sys;
 
-use super::PATIENCE;
+use super::{PATIENCE, wait_for};
 
 /// A child process. Killed on drop; its output is printed if the test fails.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Process {
     /// as `VmRSS`.
     pub fn proc_status(&self, name: &str) -> usize {
         let path = format!("/proc/{}/status", self.pid());
-        let text = std::fs::read_to_string(path).expect("it runs");
+        let text = fs::read_to_string(path).expect("it runs");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         number.expect("the kernel counts it")
@@ -68,7 +69,7 @@ impl Process {
     /// from sockets.
     pub fn bytes_read(&self) -> i64 {
         let path = format!("/proc/{}/io", self.pid());
-        let text = std::fs::read_to_string(path).expect("it runs");
+        let text = fs::read_to_string(path).expect("it runs");
         let number = text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
         number.expect("the kernel counts it")
     }
@@ -135,9 +136,22 @@ impl Process {
         Finished { status, output: self.output() }
     }
 
-    /// Freezes it (SIGSTOP): its connections stay open and silent.
+    /// Freezes it (SIGSTOP): its connections stay open and silent. On a busy machine its threads
+    /// run on for a moment, which is waited for.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
+        wait_for("its threads to stop", || self.is_stopped().then_some(()));
+    }
+
+    /// Whether none of its threads runs (`proc(5)`, the state in `stat`).
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat"));
+            stat.is_ok_and(|stat| {
+                stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+            })
+        })
     }
 
     /// Lets it go on (SIGCONT).
