@@ -301,6 +301,14 @@ pub const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// The shortest blob, in bytes, that is claimed when it begins to come from upstream. A shorter one
 /// has come before others could profit.
 pub const CLAIM_LEN_MIN: u64 = 1 << 20;
+/// The longest manifest, in bytes, that is kept and shared; one of an image has a few thousand. A
+/// longer one is relayed.
+pub const MANIFEST_LEN_MAX: usize = 1 << 20;
+/// Manifests of which it is remembered how long they are said to be: when full, all are forgotten.
+pub const MANIFEST_LENS_MAX: usize = 4096;
+/// How many bytes a byte of JSON may take when it is read: an element of a list takes 32, in a list
+/// that has grown to twice its length, and 2 of text.
+pub const JSON_EXPANSION: u64 = 33;
 /// How long no byte may come in an early swarm, beside the time of a piece.
 pub const EARLY_PATIENCE: Duration = Duration::from_secs(2);
 /// How fast (bytes per second) its host must get a piece for that: it shares a piece when it is

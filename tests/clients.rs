@@ -140,7 +140,7 @@ impl Containerd {
 
     fn assert_has(&self, image: &Image) {
         let listed = self.ctr(&["content", "ls"]);
-        for blob in image.blobs().chain([&image.manifest]) {
+        for blob in image.kept() {
             let path = blob.digest.replace(':', "/");
             let path = format!("root/io.containerd.content.v1.content/blobs/{path}");
             let bytes = fs::read(self.dir.path().join(path)).expect("it was fetched");
@@ -266,7 +266,7 @@ fn a_private_image_is_shared_among_those_who_may_have_it() {
         let accesses = network.registry.blob_accesses("GET", &blob.digest);
         accesses.iter().filter(|access| access.status == 200).count()
     };
-    for blob in network.image.blobs() {
+    for blob in network.image.kept() {
         assert_eq!(given(blob), 1, "{}", blob.digest);
     }
 }

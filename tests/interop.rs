@@ -144,7 +144,7 @@ fn clients_that_fetched_on_their_own_meet_in_one_swarm() {
         assert_eq!(client.metric(FROM_UPSTREAM), network.image.blob_bytes(), "{}", client.log());
     }
     let announce = network.tracker.announce_url();
-    for blob in network.image.blobs() {
+    for blob in network.image.kept() {
         wait_for_seeders(&announce, &metainfo(blob).info_hash(), 2);
     }
     // Each blob is in one swarm, and there is no other.
@@ -159,7 +159,7 @@ fn opentracker_brings_clients_together_over_http_and_udp() {
     let image = Image::random(14, &[2 * MIB]);
     skopeo::push(&image, registry.addr(), NAME);
     let etcd = Etcd::start();
-    let swarms: Vec<Sha1Hash> = image.blobs().map(|blob| metainfo(blob).info_hash()).collect();
+    let swarms: Vec<Sha1Hash> = image.kept().map(|blob| metainfo(blob).info_hash()).collect();
     let tracker = OpenTracker::start(&swarms);
     let (over_http, over_udp) = (tracker.announce_url(), tracker.announce_url_udp());
     let mut clients = Vec::new();

@@ -38,6 +38,13 @@ figures! {
         Counter REQUESTS_DENIED "outcome=\"denied\"",
         Counter REQUESTS_FAILED "outcome=\"failed\"",
     }
+    "torrent_cache_manifest_requests_total", "Requests for manifests, by how each was answered.": {
+        Counter MANIFESTS_HIT "outcome=\"hit\"",
+        Counter MANIFESTS_SWARM "outcome=\"swarm\"",
+        Counter MANIFESTS_UPSTREAM "outcome=\"upstream\"",
+        Counter MANIFESTS_STALE "outcome=\"stale\"",
+        Counter MANIFESTS_FAILED "outcome=\"failed\"",
+    }
     "torrent_cache_cut_responses_total", "Answered requests for blobs whose response was cut.": {
         Counter REQUESTS_CUT ""
     }

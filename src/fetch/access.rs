@@ -8,6 +8,7 @@ use crate::fetch::grants::{Credential, Scope, Standing};
 use crate::fetch::{BlobRequest, FetchError, Fetcher};
 use crate::proto::blob::BlobName;
 use crate::proto::http1::Url;
+use crate::proto::oci::{self, OciPath};
 use crate::proto::ostree;
 use crate::upstream::{Origin, UpstreamError};
 
@@ -61,8 +62,8 @@ impl fmt::Display for UnknownOffline {
 /// Who asks for what from where.
 #[derive(PartialEq, Eq)]
 pub(super) struct Claimant {
-    scope: Scope,
-    credential: Credential,
+    pub(super) scope: Scope,
+    pub(super) credential: Credential,
 }
 
 impl Claimant {
@@ -72,18 +73,19 @@ impl Claimant {
     }
 }
 
-/// The repository of a blob, or of a file of a delta, that is at `url`.
+/// The repository of a blob, a manifest, or a file of a delta, that is at `url`.
 pub(super) fn scope_of(url: &Url) -> Scope {
-    Scope(match ostree::parse(url.path()) {
-        Some((repository, _)) => {
-            Url { target: format!("{repository}/"), ..url.clone() }.to_string().into()
+    let path = url.path();
+    let target = match (ostree::parse(path), oci::parse(path)) {
+        (Some((repository, _)), _) => format!("{repository}/"),
+        // Who may pull from one may have both (the scope `repository:NAME:pull` of tokens).
+        (_, OciPath::Blob { repository, .. } | OciPath::Manifest { repository, .. }) => {
+            format!("/v2/{repository}")
         }
         // The repository is all of the path before the blob's own name.
-        None => {
-            let repository = url.path().rsplit_once('/').map_or("", |(repository, _)| repository);
-            Url { target: repository.to_owned(), ..url.clone() }.to_string().into()
-        }
-    })
+        _ => path.rsplit_once('/').map_or("", |(repository, _)| repository).to_owned(),
+    };
+    Scope(Url { target, ..url.clone() }.to_string().into())
 }
 
 impl Fetcher {
@@ -197,6 +199,18 @@ mod tests {
         assert_eq!("granted".parse(), Ok(Offline::Granted));
         assert_eq!("deny".parse(), Ok(Offline::Deny));
         assert_eq!("maybe".parse::<Offline>(), Err(UnknownOffline));
+    }
+
+    #[test]
+    fn manifests_and_blobs_of_a_repository_are_for_the_same() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let of = |path: &str| scope_of(&Url::parse(&format!("https://r:5000{path}")).unwrap());
+        let blob = of(&format!("/v2/a/b/blobs/{digest}?key=me"));
+        assert_eq!(blob, Scope("https://r:5000/v2/a/b".into()));
+        assert_eq!(of("/v2/a/b/manifests/latest"), blob);
+        assert_eq!(of(&format!("/v2/a/b/manifests/{digest}")), blob);
+        assert_ne!(of(&format!("/v2/a/blobs/{digest}")), blob);
+        assert_ne!(of("/v2/a/b/tags/list"), blob);
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Fetcher {
             range: request.range,
             file: Some(file),
             is_granted: false,
+            told_len: None,
         };
         // Another superblock has other parts: none of them is what this client waits for.
         self.open(&blob).map_err(|error| match error {
@@ -192,8 +193,8 @@ impl Fetcher {
             let renewed = superblock.is_some();
             let file = DeltaFile { index: 0, layout: None, superblock };
             let origin = request.superblock.clone();
-            let file = Some(file);
-            match self.open(&BlobRequest { name, origin, range, file, is_granted: false }) {
+            let (file, is_granted, told_len) = (Some(file), false, None);
+            match self.open(&BlobRequest { name, origin, range, file, is_granted, told_len }) {
                 // What the index said is no longer true.
                 Err(FetchError::Renewed(bytes)) if !renewed => {
                     let digest = Checksum(sha256(&bytes));

@@ -120,6 +120,58 @@ impl Fetcher {
     }
 }
 
+/// What became of a claim that was made before the upstream is asked.
+pub(super) enum Fresh {
+    /// This host is to ask.
+    Ours(FreshClaim),
+    /// Another host is at it.
+    Others(Claim),
+    /// Some host has the blob by now.
+    Known,
+}
+
+/// A claim of ours that no job holds yet: given up when it is dropped.
+pub(super) struct FreshClaim {
+    fetcher: Arc<Fetcher>,
+    name: BlobName,
+    pub(super) claim: Claim,
+    is_kept: bool,
+}
+
+impl FreshClaim {
+    /// A job holds it from now on.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for FreshClaim {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.fetcher.catalog().release(&self.name, &self.claim);
+        }
+    }
+}
+
+impl Fetcher {
+    /// Claims a blob of which the catalog knew nothing a moment ago, before the upstream is asked
+    /// for it. `None`: it cannot be claimed.
+    pub(super) fn claim_first(self: &Arc<Self>, name: &BlobName, len: u64) -> Option<Fresh> {
+        Geometry::for_blob(len).ok()?;
+        let claim = new_claim(len);
+        let deadline = Time::now() + limits::CATALOG_LOOKUP;
+        match self.catalog().claim(name, &claim, deadline).ok()? {
+            Claimed::Ours => {
+                let fetcher = Arc::clone(self);
+                Some(Fresh::Ours(FreshClaim { fetcher, name: *name, claim, is_kept: false }))
+            }
+            Claimed::Others(claim) => Some(Fresh::Others(claim)),
+            Claimed::Known => Some(Fresh::Known),
+            Claimed::Gone => None,
+        }
+    }
+}
+
 /// Stands for all early swarms of a blob among those that are passed over.
 const EARLY: Sha1Hash = Sha1Hash([0; 20]);
 
@@ -156,10 +208,20 @@ impl Conductor {
     /// comes from there.
     pub(super) fn claimed(&mut self) {
         let answer = self.claiming.take().and_then(|answer| answer.recv().ok()).flatten();
-        let Some((claim, standing)) = answer else { return };
+        if let Some((claim, standing)) = answer
+            && (standing == Standing::Leader || self.fetcher.follows_claims())
+        {
+            self.take_part(claim, standing);
+        }
+    }
+
+    /// Takes part in the early swarm of `claim`.
+    pub(super) fn take_part(&mut self, claim: Claim, standing: Standing) {
         let name = self.job.name();
-        let may_follow = standing == Standing::Leader || self.fetcher.follows_claims();
-        if Some(claim.blob_len) != self.partial.len() || !may_follow {
+        if Some(claim.blob_len) != self.partial.len() {
+            if standing == Standing::Leader {
+                self.fetcher.catalog().release(&name, &claim);
+            }
             return;
         }
         let membership = self.fetcher.join_early(&name, &claim, &self.partial);

@@ -22,7 +22,7 @@ use crate::catalog::Claim;
 use crate::engine::Membership;
 use crate::fetch::access::Claimant;
 use crate::fetch::delta::Lack;
-use crate::fetch::early::{EarlySwarm, Standing};
+use crate::fetch::early::{EarlySwarm, FreshClaim, Standing};
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
 use crate::fetch::meter::{self, Meter};
@@ -271,8 +271,8 @@ pub(super) enum Start {
     Swarm(Arc<Metainfo>, Arc<Membership>),
     /// It knows which host fetches the blob.
     Early(Claim, Arc<Membership>),
-    /// It does not; the upstream's response is open.
-    Upstream(Box<Body>),
+    /// It does not; the upstream's response is open, and the blob may be claimed already.
+    Upstream(Box<Body>, Option<FreshClaim>),
     /// It does not know the delta, which has these files; the superblock is in the partial.
     Delta(Layout),
 }
@@ -322,22 +322,21 @@ impl Conductor {
         start: Start,
     ) -> std::io::Result<()> {
         let now = Time::now();
-        let mut layout = None;
-        let mut early = None;
+        let (mut layout, mut early) = (None, None);
         let is_promised = matches!(start, Start::Swarm(..) | Start::Early(..));
-        let (metainfo, membership, body) = match start {
+        let (metainfo, membership, body, claim) = match start {
             Start::Swarm(metainfo, membership) => {
                 layout = metainfo.layout().cloned();
-                (Some(metainfo), Some(membership), None)
+                (Some(metainfo), Some(membership), None, None)
             }
             Start::Early(claim, membership) => {
                 early = Some(EarlySwarm::follower(claim));
-                (None, Some(membership), None)
+                (None, Some(membership), None, None)
             }
-            Start::Upstream(body) => (None, None, Some(Stream::of_body(*body))),
+            Start::Upstream(body, ours) => (None, None, Some(Stream::of_body(*body)), ours),
             Start::Delta(files) => {
                 layout = Some(files);
-                (None, None, None)
+                (None, None, None, None)
             }
         };
         // The superblock of a delta that nobody has was fetched before there was a job.
@@ -373,9 +372,15 @@ impl Conductor {
         if let Some(membership) = membership {
             conductor.enter(membership);
         }
+        if let Some(claim) = &claim {
+            conductor.take_part(claim.claim, Standing::Leader);
+        }
         conductor.start_threads(body).inspect_err(|_| {
             partial.feed().fail("no thread could be started");
         })?;
+        if let Some(claim) = claim {
+            claim.keep();
+        }
         job.set_phase(Phase::Open(Arc::clone(partial)));
         Ok(())
     }

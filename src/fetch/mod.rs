@@ -13,6 +13,7 @@ pub mod grants;
 pub mod plan;
 
 mod access;
+mod blob_body;
 mod delta;
 mod detour;
 mod early;
@@ -22,6 +23,7 @@ mod follow;
 mod job;
 mod judge;
 mod lanes;
+mod manifest;
 mod meter;
 mod open;
 mod pieces;
@@ -45,6 +47,7 @@ use std::sync::Arc;
 pub use self::access::Offline;
 pub use self::delta::DeltaRequest;
 pub use self::files::{FileKind, FileOutcome, FileReader, FileRequest, Listing};
+pub use self::manifest::{Manifest, ManifestHead, ManifestRequest};
 pub use self::open::{BlobRequest, DeltaFile, FetchError};
 pub use self::pulls::Going;
 pub use self::reader::{Chunk, ReadError, Reader};
@@ -69,6 +72,7 @@ use self::early::Followed;
 use self::files::{Flights, Outages, Unpacker};
 use self::grants::Grants;
 use self::job::Job;
+use self::manifest::ToldLens;
 use self::pulls::Pulls;
 use self::rates::Rates;
 use self::reader::Stored;
@@ -110,7 +114,7 @@ pub struct Fetcher {
     /// second may keep others from leaving the first.
     loading: Arc<Room>,
     judging: Arc<Room>,
-    /// For files that are taken whole.
+    /// For files and manifests that are taken whole.
     files: Arc<Room>,
     flights: Flights,
     outages: Outages,
@@ -118,6 +122,7 @@ pub struct Fetcher {
     pulls: Arc<Pulls>,
     distrusted: Ranked<HashMap<(BlobName, Sha1Hash), Time>>,
     followed: Ranked<Followed>,
+    told_lens: Ranked<ToldLens>,
     /// Entries of the catalog, URL and blob, that led to something else than the object; until when
     /// each is passed over. Bounded by [`limits::POINTERS_MISLEADING_MAX`].
     misleading: Ranked<HashMap<(String, BlobName), Time>>,
@@ -194,6 +199,7 @@ impl Fetcher {
             pulls: Pulls::new(),
             distrusted: Ranked::new(Rank::Leaf, HashMap::new()),
             followed: Ranked::new(Rank::Leaf, Followed::default()),
+            told_lens: Ranked::new(Rank::Leaf, ToldLens::default()),
             misleading: Ranked::new(Rank::Leaf, HashMap::new()),
             share_objects: policy.share_objects,
             to_share,

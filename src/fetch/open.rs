@@ -11,6 +11,7 @@ use crate::base::hash::ContentHasher;
 use crate::base::thread;
 use crate::catalog::Claim;
 use crate::fetch::access::is_refusal;
+use crate::fetch::early::{Fresh, FreshClaim};
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
@@ -38,6 +39,9 @@ pub struct BlobRequest {
     /// That who asks may have it was found out otherwise. Nothing is learnt from such a request:
     /// neither who may have the blob, nor where it is.
     pub is_granted: bool,
+    /// Its length, if that is known of a blob that no two hosts are to ask the upstream for: it is
+    /// claimed before that, however short it is.
+    pub told_len: Option<u64>,
 }
 
 /// One file of a static delta, as it is asked for.
@@ -290,7 +294,8 @@ impl Fetcher {
         if let Some(reader) = self.stored(request)? {
             return Ok(reader);
         }
-        if let Some(known) = self.catalogued(request)
+        let (known, claim) = self.catalogued(request);
+        if let Some(known) = known
             && self.is_worth_room(request, &known)
             && let Some((partial, start)) = self.join_swarm(&leadership.job, known)
         {
@@ -303,26 +308,38 @@ impl Fetcher {
         }
         match &request.file {
             Some(file) => self.lead_delta(request, file, &leadership.job),
-            None => self.lead_from_upstream(request, &leadership.job),
+            None => self.lead_from_upstream(request, &leadership.job, claim),
         }
     }
 
-    /// Where the catalog says that the blob is, or that it will be.
-    fn catalogued(&self, request: &BlobRequest) -> Option<Known> {
+    /// Where the catalog says that the blob is, or that it will be. If nobody has it and it is one
+    /// that is claimed first: that this host fetches it.
+    fn catalogued(self: &Arc<Self>, request: &BlobRequest) -> (Option<Known>, Option<FreshClaim>) {
         thread::before_wait();
         let name = &request.name;
-        let deadline = Time::now() + limits::CATALOG_LOOKUP;
-        let entry = self.catalog().lookup(name, deadline).ok()?;
-        match entry.torrent {
-            Some(torrent) => self.metainfo(name, &torrent).map(Known::Whole),
+        // Once more, if it came into the catalog between the look-up and the claim.
+        for _ in 0..2 {
+            let deadline = Time::now() + limits::CATALOG_LOOKUP;
+            let Ok(entry) = self.catalog().lookup(name, deadline) else { break };
+            if let Some(torrent) = entry.torrent {
+                return (self.metainfo(name, &torrent).map(Known::Whole), None);
+            }
             // That of a delta is found once its superblock is here (`Conductor::claim_blob`).
-            None => entry
-                .claim
-                .filter(|claim| claim.blob_len >= limits::CLAIM_LEN_MIN)
-                .filter(|_| request.file.is_none() && !self.is_early_distrusted(name))
-                .filter(|_| self.follows_claims())
-                .map(Known::Early),
+            if request.file.is_some() || self.is_early_distrusted(name) || !self.follows_claims() {
+                break;
+            }
+            match (entry.claim, request.told_len) {
+                (Some(claim), _) => return (Some(Known::Early(claim)), None),
+                (None, Some(len)) => match self.claim_first(name, len) {
+                    Some(Fresh::Ours(claim)) => return (None, Some(claim)),
+                    Some(Fresh::Others(claim)) => return (Some(Known::Early(claim)), None),
+                    Some(Fresh::Known) => {}
+                    None => break,
+                },
+                (None, None) => break,
+            }
         }
+        (None, None)
     }
 
     /// The metainfo in the catalog's entry for `name`, if it is what we would have made ourselves.
@@ -411,6 +428,7 @@ impl Fetcher {
         self: &Arc<Self>,
         request: &BlobRequest,
         job: &Arc<Job>,
+        claim: Option<FreshClaim>,
     ) -> Result<Reader, FetchError> {
         let Some((first, last)) = start_of(request.range) else { return self.pass(request) };
         if !plan::worth_a_job(first, last) {
@@ -425,7 +443,7 @@ impl Fetcher {
             total => self.begin(&request.name, total),
         };
         let Some(partial) = kept else { return passing(request, body) };
-        let start = Start::Upstream(Box::new(body));
+        let start = Start::Upstream(Box::new(body), claim);
         Conductor::start(self, job, &partial, start)
             .map_err(|error| FetchError::Local(format!("no thread: {error}")))?;
         self.reader(request, job, &partial)

@@ -2,7 +2,7 @@
 
 use crate::base::figures;
 use crate::fetch::{BlobRequest, Chunk, FetchError, ReadError, Reader};
-use crate::http::{Front, Place, fail, fail_read, relay};
+use crate::http::{Front, Place, describe_as, fail, fail_read, relay};
 use crate::net::serve::{Exchange, ExchangeError};
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{BodyLen, ByteRange, ContentRange, Headers, Method, Url, Version};
@@ -24,7 +24,8 @@ pub(super) fn serve(
     let origin = front.origin(url, &head.headers);
     let range = if is_head { None } else { wanted_range(&head.headers, &etag) };
     let has_it = is_known(&head.headers, &etag);
-    let request = BlobRequest { name, origin, range, file: None, is_granted: false };
+    let request =
+        BlobRequest { name, origin, range, file: None, is_granted: false, told_len: None };
     if is_head || has_it {
         let stat = match is_head {
             // Who pushes asks so what is to be sent.
@@ -74,7 +75,7 @@ pub(super) fn wanted_range(headers: &Headers, etag: &str) -> Option<ByteRange> {
 }
 
 /// Whether the client has the blob already (`If-None-Match`, RFC 9110 13.1.2).
-fn is_known(headers: &Headers, etag: &str) -> bool {
+pub(super) fn is_known(headers: &Headers, etag: &str) -> bool {
     headers.get_all("if-none-match").any(|value| {
         let value = String::from_utf8_lossy(value);
         value.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
@@ -108,13 +109,7 @@ fn describe(exchange: &mut Exchange<'_>, etag: &str, len: u64) -> Result<(), Exc
 /// A question about a blob that is not here is the upstream's to answer; it fetches nothing.
 fn ask(front: &Front, exchange: &mut Exchange<'_>, origin: &Origin) -> Result<(), ExchangeError> {
     match front.upstream.head(origin) {
-        Ok(mut answer) => {
-            let len = answer.headers.text("content-length").and_then(|text| text.parse().ok());
-            answer.headers.remove("Content-Length");
-            let len = len.map_or(BodyLen::UntilClose, BodyLen::Known);
-            exchange.start(answer.status, &answer.headers, len)?;
-            exchange.finish()
-        }
+        Ok(answer) => describe_as(exchange, answer),
         Err(error) => fail(exchange, &Place::Url(&origin.url), &FetchError::Upstream(error)),
     }
 }

@@ -1,7 +1,8 @@
 //! Floor 6: the front that HTTP clients see: registry mirror and forward proxy on one port.
 //!
-//! A request is routed by its head alone ([`route`]); a blob is answered by `blob`, a static delta
-//! of OSTree by `delta`, everything else passes through (`relay`, `tunnel`).
+//! A request is routed by its head alone ([`route`]); a blob is answered by `blob`, a manifest by
+//! `manifest`, a static delta of OSTree by `delta`, everything else passes through (`relay`,
+//! `tunnel`).
 //!
 //! **Invariant:** a response that cannot be finished is cut, never ended cleanly.
 //!
@@ -14,6 +15,7 @@ pub mod status;
 mod blob;
 mod delta;
 mod file;
+mod manifest;
 mod relay;
 mod tunnel;
 
@@ -26,7 +28,7 @@ use crate::base::sys;
 use crate::fetch::{FetchError, Fetcher, ReadError};
 use crate::net::serve::{Exchange, ExchangeError, Handler};
 use crate::proto::blob::BlobName;
-use crate::proto::http1::{Headers, Url};
+use crate::proto::http1::{BodyLen, Headers, Url};
 use crate::proto::oci;
 use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
 
@@ -63,6 +65,7 @@ impl Handler for Front {
     fn handle(&self, exchange: &mut Exchange<'_>) -> Result<(), ExchangeError> {
         match route::route(exchange.head(), &self.registries, &self.alias) {
             Route::Blob { name, url } => blob::serve(self, exchange, name, url),
+            Route::Manifest { reference, url } => manifest::serve(self, exchange, reference, url),
             Route::Delta { id, index, url } => delta::serve(self, exchange, id, index, url),
             Route::File { url, repository, kind } => {
                 file::serve(self, exchange, url, repository, kind)
@@ -190,6 +193,14 @@ fn pass_on(exchange: &mut Exchange<'_>, status: u16, answer: &Answer) -> Result<
     // The body may have been cut to our bound: its length is what we send.
     headers.remove("Content-Length");
     exchange.respond(status, &headers, &answer.body)
+}
+
+/// The upstream's answer to a `HEAD`.
+fn describe_as(exchange: &mut Exchange<'_>, mut answer: Answer) -> Result<(), ExchangeError> {
+    let len = answer.headers.text("content-length").and_then(|text| text.parse().ok());
+    answer.headers.remove("Content-Length");
+    exchange.start(answer.status, &answer.headers, len.map_or(BodyLen::None, BodyLen::Known))?;
+    exchange.finish()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::fetch::{FileKind, Listing};
 use crate::http::registries::Registries;
 use crate::proto::blob::BlobName;
 use crate::proto::http1::{Headers, Method, RequestHead, Target, Url};
-use crate::proto::oci::{self, OciPath};
+use crate::proto::oci::{self, OciPath, Reference};
 use crate::proto::ostree::{self, DeltaId, ObjectKind, RepoPath};
 
 /// What is to be done with a request.
@@ -15,6 +15,13 @@ pub enum Route {
         /// Which.
         name: BlobName,
         /// Where it really lives.
+        url: Url,
+    },
+    /// `GET` or `HEAD` of a manifest: which one a tag is, the upstream says.
+    Manifest {
+        /// By what it is asked for.
+        reference: Reference,
+        /// Where it lives.
         url: Url,
     },
     /// `GET` of a file of one of OSTree's static deltas: from wherever it is.
@@ -94,6 +101,9 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
     match (&head.method, content) {
         (Method::Get | Method::Head, OciPath::Blob { digest, .. }) => {
             Route::Blob { name: BlobName::Content(digest), url }
+        }
+        (Method::Get | Method::Head, OciPath::Manifest { reference, .. }) => {
+            Route::Manifest { reference, url }
         }
         (_, OciPath::Other) => of_repository(head, url, false),
         _ => Route::Relay { url },
@@ -180,6 +190,7 @@ fn without_namespace(mut url: Url) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::blob::Digest;
 
     const ALIAS: &str = "torrent-cache-1";
 
@@ -214,10 +225,23 @@ mod tests {
         assert_eq!(routed(&format!("HEAD {path}"), ""), blob(&url));
         assert_eq!(routed(&format!("DELETE {path}"), ""), relay(&url));
         assert_eq!(routed("GET /v2/", ""), relay("https://registry.example/v2/"));
-        assert_eq!(
-            routed("GET /v2/a/manifests/latest", ""),
-            relay("https://registry.example/v2/a/manifests/latest")
-        );
+    }
+
+    #[test]
+    fn manifests_are_told_by_tag_and_by_digest() {
+        let by_digest = Reference::Digest(Digest::parse(&digest()).unwrap());
+        for (text, reference) in
+            [("latest".to_owned(), Reference::Tag("latest".into())), (digest(), by_digest)]
+        {
+            let path = format!("/v2/library/a/manifests/{text}");
+            let at = format!("https://registry.example{path}");
+            let url = Url::parse(&at).unwrap();
+            let wanted = Route::Manifest { reference, url };
+            assert_eq!(routed(&format!("GET {path}"), ""), wanted);
+            assert_eq!(routed(&format!("HEAD {path}?ns=docker.io"), ""), wanted);
+            assert_eq!(routed(&format!("PUT {path}"), ""), relay(&at));
+            assert_eq!(routed(&format!("DELETE {path}"), ""), relay(&at));
+        }
     }
 
     #[test]

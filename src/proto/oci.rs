@@ -1,6 +1,8 @@
-//! Paths and error bodies of the OCI distribution specification 1.1 (the registry API).
+//! Paths, manifests and error bodies of the registry API (OCI distribution specification 1.1).
 
-use serde_json::json;
+use std::fmt;
+
+use serde_json::{Value, json};
 
 use crate::proto::blob::Digest;
 
@@ -26,11 +28,29 @@ pub enum OciPath {
     Manifest {
         /// The repository's name.
         repository: String,
-        /// A tag or a digest.
-        reference: String,
+        /// By what it is asked for.
+        reference: Reference,
     },
     /// Anything else: uploads, tags, referrers, other paths.
     Other,
+}
+
+/// By what a manifest is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A name that may be given to another manifest at any time.
+    Tag(String),
+    /// The digest of its bytes.
+    Digest(Digest),
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reference::Tag(tag) => f.write_str(tag),
+            Reference::Digest(digest) => write!(f, "{digest}"),
+        }
+    }
 }
 
 /// Reads a path without its query. Only the exact spelling of the specification names a blob: what
@@ -54,10 +74,17 @@ fn parse_content(path: &str) -> Option<OciPath> {
     let repository = repository.to_owned();
     match kind {
         "blobs" => Some(OciPath::Blob { repository, digest: Digest::parse(last).ok()? }),
-        "manifests" if is_tag(last) || Digest::parse(last).is_ok() => {
-            Some(OciPath::Manifest { repository, reference: last.to_owned() })
-        }
+        "manifests" => Some(OciPath::Manifest { repository, reference: Reference::parse(last)? }),
         _ => None,
+    }
+}
+
+impl Reference {
+    fn parse(text: &str) -> Option<Reference> {
+        match Digest::parse(text) {
+            Ok(digest) => Some(Reference::Digest(digest)),
+            Err(_) => is_tag(text).then(|| Reference::Tag(text.to_owned())),
+        }
     }
 }
 
@@ -81,6 +108,93 @@ fn is_tag(text: &str) -> bool {
     text.len() <= TAG_LEN_MAX
         && text.bytes().next().is_some_and(is_word)
         && text.bytes().all(|byte| is_word(byte) || byte == b'.' || byte == b'-')
+}
+
+/// A manifest's media type, of those whose digest is that of the bytes that are sent. The one
+/// before them, `application/vnd.docker.distribution.manifest.v1+prettyjws`, is signed, and its
+/// digest leaves the signatures out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManifestType {
+    /// Of one image (OCI image specification).
+    OciManifest,
+    /// A list of manifests (OCI image specification).
+    OciIndex,
+    /// Of one image (Docker's image manifest, version 2, schema 2).
+    DockerManifest,
+    /// A list of manifests (the same).
+    DockerList,
+}
+
+impl ManifestType {
+    const ALL: [ManifestType; 4] = [
+        ManifestType::OciManifest,
+        ManifestType::OciIndex,
+        ManifestType::DockerManifest,
+        ManifestType::DockerList,
+    ];
+
+    /// As it stands in `Content-Type` and `Accept`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ManifestType::OciManifest => "application/vnd.oci.image.manifest.v1+json",
+            ManifestType::OciIndex => "application/vnd.oci.image.index.v1+json",
+            ManifestType::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
+            ManifestType::DockerList => "application/vnd.docker.distribution.manifest.list.v2+json",
+        }
+    }
+
+    /// Reads a value of `Content-Type`, parameters left aside.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<ManifestType> {
+        let essence = essence(text);
+        ManifestType::ALL.into_iter().find(|kind| essence.eq_ignore_ascii_case(kind.as_str()))
+    }
+
+    /// The type of the manifest with these bytes: what it says itself. One that says nothing, which
+    /// OCI allows, is known by what it has. `None`: it is none of these, or both a list and not.
+    #[must_use]
+    pub fn of(manifest: &Value) -> Option<ManifestType> {
+        let has = |field: &str| manifest.get(field).is_some();
+        if manifest.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
+            return None;
+        }
+        match (manifest.get("mediaType"), has("manifests"), has("config") || has("layers")) {
+            (Some(told), _, _) => ManifestType::parse(told.as_str()?),
+            (None, true, false) => Some(ManifestType::OciIndex),
+            (None, false, true) => Some(ManifestType::OciManifest),
+            (None, _, _) => None,
+        }
+    }
+
+    /// Whether a client takes it whose `Accept` fields have these values; none: it takes anything
+    /// (RFC 9110 section 12.5.1).
+    #[must_use]
+    pub fn is_accepted<'a>(self, accept: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut accept = accept.peekable();
+        accept.peek().is_none()
+            || accept.any(|value| {
+                let value = String::from_utf8_lossy(value);
+                value.split(',').map(essence).any(|range| {
+                    matches!(range, "*/*" | "application/*")
+                        || range.eq_ignore_ascii_case(self.as_str())
+                })
+            })
+    }
+}
+
+/// A media type without its parameters.
+fn essence(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
+}
+
+/// The manifests that an index lists, and how long it says that they are.
+pub fn listed_manifests(index: &Value) -> impl Iterator<Item = (Digest, u64)> {
+    let listed = index.get("manifests").and_then(Value::as_array);
+    listed.into_iter().flatten().filter_map(|descriptor| {
+        let digest = Digest::parse(descriptor.get("digest")?.as_str()?).ok()?;
+        Some((digest, descriptor.get("size")?.as_u64()?))
+    })
 }
 
 /// The body of an error answer; `code` is one of the specification's, such as `BLOB_UNKNOWN`.
@@ -108,12 +222,12 @@ mod tests {
                 digest: Digest::parse(&digest).unwrap(),
             };
             assert_eq!(parse(&format!("/v2/{name}/blobs/{digest}")), blob);
-            for reference in ["latest", "_1.0-rc.1", &digest] {
-                let manifest = OciPath::Manifest {
-                    repository: name.to_owned(),
-                    reference: reference.to_owned(),
-                };
-                assert_eq!(parse(&format!("/v2/{name}/manifests/{reference}")), manifest);
+            let tag = |tag: &str| (tag.to_owned(), Reference::Tag(tag.to_owned()));
+            let by_digest = Reference::Digest(Digest::parse(&digest).unwrap());
+            for (text, reference) in [tag("latest"), tag("_1.0-rc.1"), (digest.clone(), by_digest)]
+            {
+                let manifest = OciPath::Manifest { repository: name.to_owned(), reference };
+                assert_eq!(parse(&format!("/v2/{name}/manifests/{text}")), manifest);
             }
         }
     }
@@ -154,6 +268,65 @@ mod tests {
         }
         let tag = "t".repeat(TAG_LEN_MAX + 1);
         assert_eq!(parse(&format!("/v2/a/manifests/{tag}")), OciPath::Other);
+    }
+
+    #[test]
+    fn a_manifest_is_of_the_type_that_it_says_or_shows() {
+        use ManifestType::{DockerList, DockerManifest, OciIndex, OciManifest};
+        let of = |text: &str| ManifestType::of(&serde_json::from_str(text).unwrap());
+        for kind in ManifestType::ALL {
+            let told = format!(r#"{{"schemaVersion":2,"mediaType":"{}"}}"#, kind.as_str());
+            assert_eq!(of(&told), Some(kind));
+        }
+        assert_eq!(of(r#"{"schemaVersion":2,"manifests":[]}"#), Some(OciIndex));
+        assert_eq!(of(r#"{"schemaVersion":2,"config":{},"layers":[]}"#), Some(OciManifest));
+        for text in [
+            "[]",
+            "{}",
+            r#"{"manifests":[]}"#,
+            r#"{"schemaVersion":2}"#,
+            r#"{"schemaVersion":1,"config":{},"layers":[]}"#,
+            r#"{"schemaVersion":"2","manifests":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":7,"manifests":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":"text/plain","manifests":[]}"#,
+            r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        let told = format!("{}; charset=utf-8", DockerList.as_str());
+        assert_eq!(ManifestType::parse(&told), Some(DockerList));
+        assert_eq!(
+            ManifestType::parse(&DockerManifest.as_str().to_uppercase()),
+            Some(DockerManifest)
+        );
+        assert_eq!(ManifestType::parse("application/json"), None);
+    }
+
+    #[test]
+    fn a_client_gets_no_type_that_it_does_not_take() {
+        let takes = |fields: &[&str]| {
+            ManifestType::OciIndex.is_accepted(fields.iter().map(|field| field.as_bytes()))
+        };
+        let (index, list) = (ManifestType::OciIndex.as_str(), ManifestType::DockerList.as_str());
+        assert!(takes(&[]) && takes(&[index]) && takes(&["*/*"]) && takes(&["application/*"]));
+        assert!(takes(&[list, &format!("text/html , {index};q=0.5")]));
+        assert!(takes(&[&format!("{list}, */*;q=0.1")]));
+        assert!(!takes(&[""]) && !takes(&[list]) && !takes(&["application/json", "text/*"]));
+    }
+
+    #[test]
+    fn an_index_tells_its_manifests_and_their_lengths() {
+        let digest = digest();
+        let index = json!({ "manifests": [
+            { "digest": digest, "size": 7 },
+            { "digest": digest, "size": -1 },
+            { "digest": "sha256:x", "size": 7 },
+            { "size": 7 },
+            7,
+        ] });
+        let listed: Vec<_> = listed_manifests(&index).collect();
+        assert_eq!(listed, [(Digest::parse(&digest).unwrap(), 7)]);
+        assert_eq!(listed_manifests(&json!({ "manifests": 7 })).count(), 0);
     }
 
     #[test]

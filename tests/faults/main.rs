@@ -7,7 +7,6 @@ mod support;
 mod access;
 mod catalog;
 mod clock;
-mod curl;
 mod disk;
 mod early;
 mod gateway;
@@ -19,3 +18,5 @@ mod services;
 mod site;
 mod trackers;
 mod upstream;
+
+use support::curl;

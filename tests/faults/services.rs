@@ -25,13 +25,13 @@ pub fn pull_in_time(site: &Site, client: &Program) {
 }
 
 pub fn wait_until_published(site: &Site, etcd_port: &str) {
-    let count = site.image.blobs().count();
+    let count = site.image.kept().count();
     wait_for("publication", || (catalogued(etcd_port).len() == count).then_some(()));
 }
 
 /// Waits until the tracker knows one peer of each blob.
 pub fn wait_until_announced(site: &Site, tracker: &Program) {
-    let count = i64::try_from(site.image.blobs().count()).expect("a few");
+    let count = i64::try_from(site.image.kept().count()).expect("a few");
     wait_for("announces", || {
         (tracker.metric("torrent_cache_tracker_swarms") >= count).then_some(())
     });
@@ -120,7 +120,7 @@ fn an_etcd_that_comes_back_empty_learns_what_running_clients_have() {
     etcd.wait_until_healthy();
     assert_eq!(catalogued(&etcd_port), Vec::<String>::new());
     let patience = PATIENCE + 2 * REPUBLISH_LOOK + REPUBLISH_PAUSE;
-    let count = site.image.blobs().count();
+    let count = site.image.kept().count();
     wait_longer(patience, "publication", || (catalogued(&etcd_port).len() == count).then_some(()));
     let second = site.client("second", &etcd_port, &announce_url);
     pull_in_time(&site, &second);

@@ -82,13 +82,18 @@ impl Image {
         std::iter::once(&self.config).chain(&self.layers)
     }
 
-    /// How many there are, and how many bytes, as metrics count them.
+    /// What a host keeps of it, and shares: the manifest, the config and the layers.
+    pub fn kept(&self) -> impl Iterator<Item = &Blob> {
+        std::iter::once(&self.manifest).chain(self.blobs())
+    }
+
+    /// How many there are of these, and how many bytes, as metrics count them.
     pub fn blob_count(&self) -> i64 {
-        i64::try_from(self.blobs().count()).expect("images of tests are small")
+        i64::try_from(self.kept().count()).expect("images of tests are small")
     }
 
     pub fn blob_bytes(&self) -> i64 {
-        self.blobs().map(Blob::len).sum()
+        self.kept().map(Blob::len).sum()
     }
 
     /// Writes it into `dir` in the layout of skopeo's `dir:`.

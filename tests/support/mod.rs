@@ -7,6 +7,7 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+pub mod curl;
 pub mod etcd;
 pub mod faults;
 pub mod foreign;

@@ -80,9 +80,15 @@ impl Network {
         });
     }
 
-    /// Fails unless each blob of the image has left the registry exactly once.
+    /// Fails unless each blob of the image has left the registry exactly once, the manifest by its
+    /// digest alone.
     pub fn assert_each_blob_left_once(&self) {
-        for blob in self.image.blobs() {
+        let tagged =
+            self.registry.accesses().into_iter().filter(|access| {
+                access.method == "GET" && access.path.ends_with("/manifests/latest")
+            });
+        assert_eq!(tagged.count(), 0, "a tag was asked for with GET");
+        for blob in self.image.kept() {
             let count = || self.registry.blob_accesses("GET", &blob.digest).len();
             // A request is logged after its end: wait for the first, fail at the second.
             wait_for("the registry's log", || (count() > 0).then_some(()));

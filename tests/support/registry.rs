@@ -94,11 +94,10 @@ impl Registry {
         self.process.output().lines().filter_map(access).collect()
     }
 
-    /// The requests with `method` for the blob with this digest.
+    /// The requests with `method` for the blob or manifest with this digest.
     pub fn blob_accesses(&self, method: &str, digest: &str) -> Vec<Access> {
-        let blob = format!("/blobs/{digest}");
         let mut accesses = self.accesses();
-        accesses.retain(|access| access.method == method && access.path.ends_with(&blob));
+        accesses.retain(|access| access.method == method && access.path.ends_with(digest));
         accesses
     }
 

@@ -24,6 +24,7 @@ use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::thread;
 use crate::fetch::access::is_refusal;
+use crate::fetch::blob_body::BlobBody;
 use crate::fetch::grants::{Credential, Scope, Standing};
 use crate::fetch::room::Share;
 use crate::fetch::roots::PlacedObject;
@@ -39,7 +40,6 @@ use self::arriving::Arriving;
 use self::check::Check;
 pub(super) use self::flight::{Flight, Flights, Seat};
 pub(super) use self::outage::Outages;
-use self::shared::BlobBody;
 pub(super) use self::unpack::Unpacker;
 
 /// What is known of a file by its path.

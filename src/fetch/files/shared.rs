@@ -9,7 +9,6 @@
 //! object is asked for the object.
 
 use std::fmt;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use crate::base::clock::Time;
@@ -17,12 +16,13 @@ use crate::base::figures;
 use crate::base::hash::{Algorithm, ContentHasher};
 use crate::base::mailbox::{Receiver, mailbox};
 use crate::base::thread::{self, Role};
+use crate::fetch::blob_body::BlobBody;
 use crate::fetch::files::check::Check;
 use crate::fetch::files::{Asker, FileBody, FileKind, FileReader, FileRequest, Verdict, meta_of};
 use crate::fetch::open::Part;
 use crate::fetch::pieces::Pieces;
 use crate::fetch::reader::Source;
-use crate::fetch::{BlobRequest, Chunk, Fetcher, ReadError, Reader};
+use crate::fetch::{BlobRequest, Fetcher, Reader};
 use crate::limits;
 use crate::log_limited;
 use crate::proto::blob::{BlobName, Digest};
@@ -56,41 +56,6 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// The bytes of a blob, as those of a file.
-#[derive(Debug)]
-pub(super) struct BlobBody {
-    reader: Reader,
-    part: Vec<u8>,
-}
-
-impl BlobBody {
-    /// The next part; an empty one is the end.
-    pub(super) fn next_part(&mut self) -> Result<&[u8], ReadError> {
-        if let Err((len, why)) = self.take_part()? {
-            self.reader.go_round(len, &why)?;
-            if let Err((_, why)) = self.take_part()? {
-                return Err(ReadError::Failed(why.into()));
-            }
-        }
-        Ok(&self.part)
-    }
-
-    /// Takes the next part. The inner error: so many bytes of it cannot be read, and why.
-    fn take_part(&mut self) -> Result<Result<(), (u64, String)>, ReadError> {
-        let part = &mut self.part;
-        match self.reader.next(limits::COPY_LEN as u64)? {
-            Chunk::File { file, offset, len } => {
-                part.resize(usize::try_from(len).unwrap_or(0), 0);
-                let read = file.read_exact_at(part, offset);
-                return Ok(read.map_err(|error| (len, error.to_string())));
-            }
-            Chunk::Bytes(bytes) => bytes.clone_into(part),
-            Chunk::End => part.clear(),
-        }
-        Ok(Ok(()))
-    }
-}
-
 /// What came of a look at what a pointer points at.
 enum Found {
     Right,
@@ -103,7 +68,7 @@ enum Found {
 impl FileReader {
     fn of_blob(reader: Reader, headers: Headers, source: &'static str) -> FileReader {
         let len = reader.total();
-        let body = FileBody::Blob(Box::new(BlobBody { reader, part: Vec::new() }));
+        let body = FileBody::Blob(Box::new(BlobBody::new(reader)));
         FileReader { status: 200, headers, len, source, body }
     }
 }
@@ -225,7 +190,7 @@ impl Fetcher {
             Ok(reader) => reader,
             Err(_) => return Found::Nothing,
         };
-        let mut body = BlobBody { reader, part: Vec::new() };
+        let mut body = BlobBody::new(reader);
         loop {
             match body.next_part() {
                 Ok([]) => return if check.ends_right() { Found::Right } else { Found::Other },
@@ -239,7 +204,8 @@ impl Fetcher {
 /// A request for the blob that an object is said to be. It says nothing of who may have that blob.
 fn blob_request(request: &FileRequest, pointer: Pointer) -> BlobRequest {
     let origin = request.origin.clone();
-    BlobRequest { name: pointer.name, origin, range: None, file: None, is_granted: true }
+    let name = pointer.name;
+    BlobRequest { name, origin, range: None, file: None, is_granted: true, told_len: None }
 }
 
 /// Objects for other hosts.

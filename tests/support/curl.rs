@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::support::process::Process;
-use crate::support::temp_dir;
+use super::process::Process;
+use super::temp_dir;
 
 /// A response, or as much of it as came.
 #[derive(Debug)]
