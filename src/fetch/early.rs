@@ -189,7 +189,8 @@ impl Conductor {
         let (fetcher, events) = (Arc::clone(&self.fetcher), self.job.events());
         let claim = move || {
             let ours = new_claim(blob_len);
-            let deadline = Time::now() + limits::CATALOG_LOOKUP;
+            // Two writes, each of which etcd syncs to its disk.
+            let deadline = Time::now() + limits::CATALOG_CALL;
             let claimed = fetcher.catalog().claim(&name, &ours, deadline);
             let _ = answers.try_send(match claimed {
                 Ok(Claimed::Ours) => Some((ours, Standing::Leader)),

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::thread;
 
 use torrent_cache::base::hash::Sha1Hash;
+use torrent_cache::limits;
 use torrent_cache::proto::geometry::Geometry;
 use torrent_cache::proto::hashes::PieceHashes;
 use torrent_cache::proto::peer::Message;
@@ -16,7 +17,7 @@ use crate::support::etcd::Etcd;
 use crate::support::faults::Fault;
 use crate::support::image::Blob;
 use crate::support::link::Link;
-use crate::support::origin::{Origin, Request, answer};
+use crate::support::origin::{Origin, Request, answer, whole};
 use crate::support::torrent_cache::Program;
 use crate::support::{get, wait_for};
 use crate::upstream::random_blob;
@@ -261,6 +262,28 @@ fn etcd_may_go_and_come_back_empty_while_hosts_share() {
     });
     let each = [&leader, &follower, &third].map(|client| client.metric(FROM_UPSTREAM));
     assert!(each[1] == 0 && sum(&[&leader, &third], FROM_UPSTREAM) <= 2 * early.len(), "{each:?}");
+}
+
+/// Reads of etcd are answered from memory, writes wait for its disk.
+#[test]
+fn a_claim_that_etcd_is_slow_to_take_is_made_while_the_blob_comes() {
+    let early = Early::start(315);
+    let etcd = Origin::start(|request: &Request| match request.target() {
+        "/v3/lease/grant" => {
+            thread::sleep(2 * limits::CATALOG_LOOKUP);
+            vec![whole(br#"{"ID":"7","TTL":"30"}"#)]
+        }
+        _ => {
+            let neither = br#"{"responses":[{"response_range":{}},{"response_range":{}}]}"#;
+            vec![whole(neither)]
+        }
+    });
+    let port = etcd.addr().port().to_string();
+    let leader = early.client_with("leader", &port, &early.tracker.announce_url());
+    early.pull(&leader);
+    let claims =
+        |request: &Request| String::from_utf8_lossy(&request.body).contains(r#""lease":"7""#);
+    assert!(etcd.seen().iter().any(claims), "{}", leader.log());
 }
 
 #[test]
