@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::json;
@@ -13,8 +13,9 @@ use support::faults::FaultProxy;
 use support::image::{Blob, Image};
 use support::network::{NAME, Network};
 use support::origin::{Origin, Request, Step, answer};
+use support::registry::CREDENTIALS;
 use support::torrent_cache::Program;
-use support::{Access, get, skopeo, wait_for};
+use support::{Access, get, skopeo, temp_dir, wait_for};
 
 const KIB: usize = 1 << 10;
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -256,6 +257,80 @@ fn with_the_registry_away_what_was_pulled_is_pulled_again() {
     assert_eq!(ask(&granted, "latest", OCI, &good).status, 502);
     assert_eq!(ask(&granted, "latest", "*/*", &good).status, 502);
     assert!(answered(&granted, "stale") >= 3, "{}", granted.log());
+}
+
+/// From the first request of a pull to the last.
+#[test]
+fn with_the_registry_away_a_client_pulls_again_what_it_pulled() {
+    let open = ready(Network::start(89, &[64 * KIB]));
+    let private = ready(Network::start_private(90, &[64 * KIB]));
+    let credentials = format!("--src-creds={CREDENTIALS}");
+    for (network, credentials, others) in
+        [(&open, "--src-no-creds", None), (&private, &*credentials, Some("--src-no-creds"))]
+    {
+        let proxy = FaultProxy::start(network.registry.addr());
+        let client = network.client("client", &[("REGISTRY_LOCATION", &proxy.url())]);
+        let pull = |credentials: &str| {
+            let dir = temp_dir();
+            let finished = skopeo::pull_as(credentials, client.addr(), NAME, dir.path());
+            if finished.status.success() {
+                network.image.assert_is_in(dir.path());
+            }
+            finished
+        };
+        assert!(pull(credentials).status.success(), "{}", client.log());
+        drop(proxy);
+        let again = pull(credentials);
+        assert!(again.status.success(), "{}\n{}", again.output, client.log());
+        if let Some(others) = others {
+            assert!(!pull(others).status.success(), "{}", client.log());
+        }
+    }
+}
+
+/// A registry that fails is as good as one that is away; one that was never heard of says nothing.
+#[test]
+fn a_ping_is_answered_as_the_registry_last_did() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&fails);
+    let challenge = "Bearer realm=\"https://auth.example/token\"";
+    let origin = Origin::start(move |request| {
+        if failing.load(Ordering::SeqCst) {
+            return says(request, "503 Service Unavailable", &[], b"away");
+        }
+        match request.header("authorization") {
+            Some(_) => says(request, "200 OK", &[], b"{}"),
+            None => {
+                let field = format!("WWW-Authenticate: {challenge}");
+                says(request, "401 Unauthorized", &[&field], b"no")
+            }
+        }
+    });
+    let registry = format!("http://{}", origin.addr());
+    let start = |offline: &str| {
+        let options = [("REGISTRY_LOCATION", &*registry), ("OFFLINE", offline)];
+        Program::client(offline, &options)
+    };
+    let clients = ["granted", "allow", "deny"].map(start);
+    let ping =
+        |client: &Program, more: &[&str]| curl(&format!("http://{}/v2/", client.addr()), more);
+    for client in &clients {
+        let told = ping(client, &[]);
+        assert_eq!((told.status, told.header("www-authenticate")), (401, Some(challenge)));
+        assert_eq!(ping(client, &["--header", AUTHORIZATION]).status, 200);
+    }
+    let late = start("granted");
+    fails.store(true, Ordering::SeqCst);
+    let [granted, allow, deny] = &clients;
+    let told = ping(granted, &[]);
+    assert_eq!((told.status, told.header("www-authenticate")), (401, Some(challenge)));
+    assert_eq!(told.header("x-torrent-cache"), Some("stale"));
+    assert_eq!(ping(granted, &["--header", AUTHORIZATION]).status, 200);
+    let told = ping(allow, &[]);
+    assert_eq!((told.status, told.header("www-authenticate")), (200, None));
+    for client in [deny, &late] {
+        assert_eq!((ping(client, &[]).status, &*ping(client, &[]).body), (503, &b"away"[..]));
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod blob;
 mod delta;
 mod file;
 mod manifest;
+mod ping;
 mod relay;
 mod tunnel;
 
@@ -70,6 +71,7 @@ impl Handler for Front {
             Route::File { url, repository, kind } => {
                 file::serve(self, exchange, url, repository, kind)
             }
+            Route::Ping { url } => ping::serve(self, exchange, url),
             Route::Relay { url } => relay::serve(self, exchange, url),
             Route::Tunnel { host, port } => tunnel::serve(self, exchange, &host, port),
             Route::Refuse { status, message } => refuse(exchange, status, "UNSUPPORTED", message),

@@ -1,7 +1,7 @@
-//! Requests that pass through: manifests, tags, tokens, uploads, and all that proxy clients fetch.
+//! Requests that pass through: tokens, lists of tags, uploads, and all that proxy clients fetch.
 //!
 //! Status, headers, body and challenges are the upstream's own; only what concerns one connection
-//! is not passed on. Nothing is cached: a tag's manifest depends on `Accept`, and may change.
+//! is not passed on. Nothing is cached.
 
 use std::io::{self, Read as _};
 
@@ -37,7 +37,8 @@ pub(super) fn serve(
     }
 }
 
-fn answer_with(
+/// Gives the client the upstream's answer to a request with `method`.
+pub(super) fn answer_with(
     exchange: &mut Exchange<'_>,
     method: &Method,
     mut relayed: Relayed,

@@ -42,6 +42,11 @@ pub enum Route {
         /// What its path says of it.
         kind: FileKind,
     },
+    /// `GET` or `HEAD` of `/v2/`: what a registry wants of its clients.
+    Ping {
+        /// Where it lives.
+        url: Url,
+    },
     /// Anything else that has a URL: passed through.
     Relay {
         /// Where it goes.
@@ -105,6 +110,7 @@ pub fn route(head: &RequestHead, registries: &Registries, alias: &str) -> Route 
         (Method::Get | Method::Head, OciPath::Manifest { reference, .. }) => {
             Route::Manifest { reference, url }
         }
+        (Method::Get | Method::Head, OciPath::Ping) => Route::Ping { url },
         (_, OciPath::Other) => of_repository(head, url, false),
         _ => Route::Relay { url },
     }
@@ -224,7 +230,9 @@ mod tests {
         assert_eq!(routed(&format!("GET {path}"), ""), blob(&url));
         assert_eq!(routed(&format!("HEAD {path}"), ""), blob(&url));
         assert_eq!(routed(&format!("DELETE {path}"), ""), relay(&url));
-        assert_eq!(routed("GET /v2/", ""), relay("https://registry.example/v2/"));
+        let ping = Route::Ping { url: Url::parse("https://registry.example/v2/").unwrap() };
+        assert_eq!(routed("GET /v2/", ""), ping);
+        assert_eq!(routed("POST /v2/", ""), relay("https://registry.example/v2/"));
     }
 
     #[test]
@@ -382,6 +390,6 @@ mod tests {
     fn a_request_that_comes_back_is_refused() {
         let passed = routed("GET /v2/", "Via: 1.1 a, 1.1 torrent-cache-1\r\n");
         assert!(matches!(passed, Route::Refuse { status: 508, .. }));
-        assert!(matches!(routed("GET /v2/", "Via: 1.1 torrent-cache-2\r\n"), Route::Relay { .. }));
+        assert!(matches!(routed("GET /v2/", "Via: 1.1 torrent-cache-2\r\n"), Route::Ping { .. }));
     }
 }

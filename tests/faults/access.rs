@@ -221,13 +221,17 @@ fn a_request_for_a_blob_is_counted_once_and_no_other_is() {
     for more in [&[][..], &["--head"]] {
         assert_eq!(ask(&nobody, "secret", &blob, "good", more).status, 502);
     }
-    let relayed = format!("http://{}/v2/a/manifests/latest", nobody.addr());
-    assert_eq!(curl(&relayed, &[]).status, 502);
+    for path in ["tags/list", "manifests/latest"] {
+        assert_eq!(curl(&format!("http://{}/v2/a/{path}", nobody.addr()), &[]).status, 502);
+    }
     let proxy = format!("http://{}", nobody.addr());
     let tunnel = ["--noproxy", "none", "--proxytunnel", "--proxy", &proxy];
     assert_ne!(curl("http://127.0.0.1:1/", &tunnel).exit, Some(0));
     assert_eq!(counts(&nobody), [0, 0, 0, 0, 1]);
-    assert_eq!(nobody.metric("torrent_cache_relayed_requests_total{outcome=\"failed\"}"), 2);
+    for (kind, count) in [("relayed", 2), ("manifest", 1)] {
+        let series = format!("torrent_cache_{kind}_requests_total{{outcome=\"failed\"}}");
+        assert_eq!(nobody.metric(&series), count, "{kind}");
+    }
 }
 
 /// A registry keeps its blobs in a storage that takes a signed URL for the method that it was
