@@ -15,7 +15,7 @@ use support::network::{NAME, Network};
 use support::origin::{Origin, Request, Step, answer};
 use support::registry::CREDENTIALS;
 use support::torrent_cache::Program;
-use support::{Access, get, skopeo, temp_dir, wait_for};
+use support::{Access, PATIENCE, get, skopeo, temp_dir, wait_for, wait_longer};
 
 const KIB: usize = 1 << 10;
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -23,15 +23,6 @@ const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// `support::registry::CREDENTIALS` as a header has them.
 const AUTHORIZATION: &str = "Authorization: Basic dXNlcjpzZWNyZXQ=";
-
-/// A network whose etcd answers, so that no client learns that it is away.
-fn ready(network: Network) -> Network {
-    let url = format!("http://127.0.0.1:{}/health", network.tracker.option("ETCD_PORT"));
-    wait_for("etcd to be healthy", || {
-        get(&url, &[]).ok().filter(|answer| answer.text().contains("true")).map(drop)
-    });
-    network
-}
 
 /// The requests with `method` for manifests that the registry has answered so far.
 fn asked(network: &Network, method: &str) -> Vec<Access> {
@@ -56,6 +47,14 @@ fn answered(client: &Program, outcome: &str) -> i64 {
     client.metric(&series)
 }
 
+/// Lets `pull` happen in a network of its own, and once more if one of the hosts stood still for
+/// seconds meanwhile, as where the disk does: then others rightly ask the registry too.
+fn with_nobody_silent(pull: impl Fn() -> (Network, Vec<Program>)) -> (Network, Vec<Program>) {
+    let silent = |client: &Program| client.log().contains("its host is silent");
+    let pulled = || Some(pull()).filter(|(_, clients)| !clients.iter().any(silent));
+    wait_longer(4 * PATIENCE, "a pull in which no host stands still", pulled)
+}
+
 /// Waits until hosts that look for `manifest` find it.
 fn wait_until_published(client: &Program) {
     wait_for("publication", || {
@@ -66,13 +65,16 @@ fn wait_until_published(client: &Program) {
 
 #[test]
 fn hosts_that_pull_at_the_same_time_ask_the_registry_for_one_manifest() {
-    let network = ready(Network::start(80, &[64 * KIB]));
-    let clients: Vec<Program> =
-        (0..6).map(|number| network.client(&format!("client {number}"), &[])).collect();
-    thread::scope(|scope| {
-        for client in &clients {
-            scope.spawn(|| skopeo::pull_and_verify(&network.image, client.addr(), NAME));
-        }
+    let (network, clients) = with_nobody_silent(|| {
+        let network = Network::start(80, &[64 * KIB]);
+        let clients: Vec<Program> =
+            (0..6).map(|number| network.client(&format!("client {number}"), &[])).collect();
+        thread::scope(|scope| {
+            for client in &clients {
+                scope.spawn(|| skopeo::pull_and_verify(&network.image, client.addr(), NAME));
+            }
+        });
+        (network, clients)
     });
     let late = network.client("late", &[]);
     skopeo::pull_and_verify(&network.image, late.addr(), NAME);
@@ -88,7 +90,7 @@ fn hosts_that_pull_at_the_same_time_ask_the_registry_for_one_manifest() {
 
 #[test]
 fn a_manifest_by_digest_comes_from_where_it_is() {
-    let network = ready(Network::start(81, &[KIB]));
+    let network = Network::start(81, &[KIB]);
     let (first, second) = (network.client("first", &[]), network.client("second", &[]));
     let Blob { digest, bytes } = &network.image.manifest;
     for (client, source) in
@@ -141,22 +143,25 @@ fn push_index(network: &Network) -> (Blob, Blob) {
 
 #[test]
 fn of_an_image_for_many_architectures_each_manifest_is_asked_for_once() {
-    let network = ready(Network::start(82, &[KIB]));
-    let (index, manifest) = push_index(&network);
-    let clients: Vec<Program> =
-        (0..4).map(|number| network.client(&format!("client {number}"), &[])).collect();
-    let types = format!("{INDEX}, {OCI}, {DOCKER}");
-    thread::scope(|scope| {
-        for client in &clients {
-            scope.spawn(|| {
-                let list = ask(client, "many", &types, &[]);
-                list.assert_is(200, &index.bytes);
-                assert_eq!(list.header("content-type"), Some(INDEX));
-                let image = ask(client, &manifest.digest, &types, &[]);
-                image.assert_is(200, &manifest.bytes);
-                assert_eq!(image.header("content-type"), Some(OCI));
-            });
-        }
+    let (network, clients) = with_nobody_silent(|| {
+        let network = Network::start(82, &[KIB]);
+        let (index, manifest) = push_index(&network);
+        let clients: Vec<Program> =
+            (0..4).map(|number| network.client(&format!("client {number}"), &[])).collect();
+        let types = format!("{INDEX}, {OCI}, {DOCKER}");
+        thread::scope(|scope| {
+            for client in &clients {
+                scope.spawn(|| {
+                    let list = ask(client, "many", &types, &[]);
+                    list.assert_is(200, &index.bytes);
+                    assert_eq!(list.header("content-type"), Some(INDEX));
+                    let image = ask(client, &manifest.digest, &types, &[]);
+                    image.assert_is(200, &manifest.bytes);
+                    assert_eq!(image.header("content-type"), Some(OCI));
+                });
+            }
+        });
+        (network, clients)
     });
     wait_for("the registry's log", || (asked(&network, "GET").len() >= 2).then_some(()));
     let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
@@ -165,7 +170,7 @@ fn of_an_image_for_many_architectures_each_manifest_is_asked_for_once() {
 
 #[test]
 fn a_tag_is_what_the_registry_says_that_it_is() {
-    let network = ready(Network::start(83, &[KIB]));
+    let network = Network::start(83, &[KIB]);
     let (first, second) = (network.client("first", &[]), network.client("second", &[]));
     for client in [&first, &second] {
         skopeo::pull_and_verify(&network.image, client.addr(), NAME);
@@ -180,7 +185,7 @@ fn a_tag_is_what_the_registry_says_that_it_is() {
 
 #[test]
 fn a_client_gets_no_manifest_of_a_type_that_it_does_not_take() {
-    let network = ready(Network::start(84, &[KIB]));
+    let network = Network::start(84, &[KIB]);
     let client = network.client("client", &[]);
     let Blob { digest, bytes } = &network.image.manifest;
     ask(&client, "latest", DOCKER, &[]).assert_is(200, bytes);
@@ -202,7 +207,7 @@ fn a_client_gets_no_manifest_of_a_type_that_it_does_not_take() {
 
 #[test]
 fn a_kept_manifest_is_refused_to_whom_the_registry_refuses_it() {
-    let network = ready(Network::start_private(85, &[KIB]));
+    let network = Network::start_private(85, &[KIB]);
     let (first, second) = (network.client("first", &[]), network.client("second", &[]));
     let Blob { digest, bytes } = &network.image.manifest;
     let good = ["--header", AUTHORIZATION];
@@ -225,7 +230,7 @@ fn a_kept_manifest_is_refused_to_whom_the_registry_refuses_it() {
 
 #[test]
 fn with_the_registry_away_what_was_pulled_is_pulled_again() {
-    let network = ready(Network::start_private(86, &[KIB]));
+    let network = Network::start_private(86, &[KIB]);
     let proxy = FaultProxy::start(network.registry.addr());
     let Blob { digest, bytes } = &network.image.manifest;
     let good = ["--header", AUTHORIZATION];
@@ -262,8 +267,8 @@ fn with_the_registry_away_what_was_pulled_is_pulled_again() {
 /// From the first request of a pull to the last.
 #[test]
 fn with_the_registry_away_a_client_pulls_again_what_it_pulled() {
-    let open = ready(Network::start(89, &[64 * KIB]));
-    let private = ready(Network::start_private(90, &[64 * KIB]));
+    let open = Network::start(89, &[64 * KIB]);
+    let private = Network::start_private(90, &[64 * KIB]);
     let credentials = format!("--src-creds={CREDENTIALS}");
     for (network, credentials, others) in
         [(&open, "--src-no-creds", None), (&private, &*credentials, Some("--src-no-creds"))]
@@ -335,7 +340,7 @@ fn a_ping_is_answered_as_the_registry_last_did() {
 
 #[test]
 fn what_anybody_could_pull_by_tag_is_known_after_a_restart() {
-    let network = ready(Network::start(87, &[KIB]));
+    let network = Network::start(87, &[KIB]);
     let proxy = FaultProxy::start(network.registry.addr());
     let mut client = network.client("client", &[("REGISTRY_LOCATION", &proxy.url())]);
     let manifest = &network.image.manifest;
@@ -442,7 +447,7 @@ fn where_pulls_are_limited_a_host_needs_none_for_what_the_network_has() {
         }
         says(request, "200 OK", &fields, &blob.bytes)
     });
-    let network = ready(Network::start(88, &[KIB]));
+    let network = Network::start(88, &[KIB]);
     let registry = format!("http://{}", origin.addr());
     let options = [("REGISTRY_LOCATION", &*registry)];
     let (first, second) = (network.client("first", &options), network.client("second", &options));

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use torrent_cache::proto::http1::Url;
 
 use super::process::{Finished, Process};
-use super::{free_port, get, temp_dir, wait_for};
+use super::{etcd_dir, free_port, get, wait_for};
 
 /// One running member.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Etcd {
             .map(|(number, (_, peer))| format!("etcd{number}=http://127.0.0.1:{peer}"))
             .collect();
         let start = |(number, (client, peer)): (usize, &(u16, u16))| {
-            let dir = temp_dir();
+            let dir = etcd_dir();
             let client_url = format!("http://127.0.0.1:{client}");
             let peer_url = format!("http://127.0.0.1:{peer}");
             let arguments = [
@@ -70,7 +70,7 @@ impl Etcd {
 
     /// A member that speaks TLS alone, with a certificate that signs itself, and where that is.
     pub fn start_with_tls() -> (Etcd, PathBuf) {
-        let dir = temp_dir();
+        let dir = etcd_dir();
         let [client_port, peer_port, metrics_port] = [(); 3].map(|()| free_port());
         let key = rcgen::KeyPair::generate().expect("a key can be made");
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];

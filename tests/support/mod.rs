@@ -24,9 +24,11 @@ pub mod stage;
 pub mod torrent_cache;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ::torrent_cache::base::sys;
 use tempfile::TempDir;
 
 /// How long anything local may take on a busy machine before a test gives up.
@@ -45,6 +47,17 @@ pub struct Access {
 /// A folder that is removed on drop.
 pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("torrent-cache-").tempdir().expect("a folder can be made")
+}
+
+/// A folder for an etcd, which syncs each write to its disk: in memory if the system has enough. On
+/// a disk that is busy or slow that takes longer than hosts wait for it, and they go other ways.
+pub fn etcd_dir() -> TempDir {
+    /// An etcd takes 128 MiB, a cluster three times that, and there may be one for each core.
+    const ROOM: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let has_room = sys::space(memory).is_ok_and(|space| space.available >= ROOM);
+    let made = |folder| tempfile::Builder::new().prefix("torrent-cache-").tempdir_in(folder).ok();
+    has_room.then_some(memory).and_then(made).unwrap_or_else(temp_dir)
 }
 
 /// A port that is free for TCP and UDP on 127.0.0.1 and that no other test of this process was

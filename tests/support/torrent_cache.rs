@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use torrent_cache::base::sys;
 
 use super::process::Process;
-use super::{Answer, free_port, get, loopback, temp_dir, wait_for};
+use super::{Answer, etcd_dir, free_port, get, loopback, temp_dir, wait_for};
 
 /// A `torrent-cache` process with its options; it can be stopped and started again on the same
 /// storage.
@@ -131,7 +131,7 @@ impl Program {
 
     /// As [`Program::tracker`], and does not wait for its etcd.
     pub fn tracker_with_etcd_to_come(name: &str, options: &[(&str, &str)]) -> Program {
-        let dir = temp_dir();
+        let dir = etcd_dir();
         let defaults = [
             ("TRACKER_PORT", free_port().to_string()),
             ("INTERFACE", "127.0.0.1".to_owned()),
