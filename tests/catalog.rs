@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::etcd::Etcd;
+use support::faults::{Fault, FaultProxy};
 use support::image::Blob;
 use support::origin::{Origin, Request as Asked, Step, answer, whole};
 use support::torrent_cache::Program;
-use support::{get, wait_for};
+use support::{get, loopback, wait_for};
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::catalog::etcd::Client;
@@ -389,6 +390,31 @@ fn a_lease_is_renewed_when_it_is_due_and_granted_anew_when_it_is_gone() {
     assert_ne!(third, second);
     client.call(&Request::LeaseRevoke(third), soon()).expect("etcd answers");
     assert_ne!(id(late + limits::CLAIM_TTL.mul_f32(0.9)), third);
+}
+
+/// The answer is lost: who made the claim does not know of it, and others would wait in vain.
+#[test]
+fn a_claim_that_was_made_unheard_is_given_up() {
+    let members = [Etcd::start()];
+    let proxy = FaultProxy::start(loopback(members[0].client_port()));
+    proxy.fail("/v3/kv/txn", 1, Fault::Stall { after: 0 });
+    let url = Url::parse(&proxy.url()).expect("a URL");
+    let config = CatalogConfig { endpoints: vec![url], ..config(&members) };
+    let catalog = Catalog::start(config).expect("a thread can be started");
+    let others = start(&members);
+    let (name, ours) = (name('1'), claim_of(1));
+    std::thread::scope(|scope| {
+        let unheard = scope.spawn(|| catalog.claim(&name, &ours, soon()));
+        wait_for("the claim", || {
+            let seen = others.lookup(&name, soon()).ok()?.claim;
+            (seen == Some(ours)).then_some(())
+        });
+        assert!(unheard.join().expect("no panic").is_err());
+    });
+    wait_for("it to be given up", || knows_nothing(&others, &name).then_some(()));
+    assert_eq!(leases(&members[0]).len(), 1, "it did not end with its lease");
+    catalog.stop();
+    others.stop();
 }
 
 #[test]

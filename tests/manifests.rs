@@ -88,6 +88,26 @@ fn hosts_that_pull_at_the_same_time_ask_the_registry_for_one_manifest() {
     assert_eq!(answered(&late, "swarm"), 1, "{}", late.log());
 }
 
+/// As engines ask for an image that is pinned: some of them not with `HEAD` before.
+#[test]
+fn hosts_that_pull_by_digest_at_the_same_time_ask_for_one_manifest_as_well() {
+    let (network, clients) = with_nobody_silent(|| {
+        let network = Network::start(91, &[KIB]);
+        let clients: Vec<Program> =
+            (0..4).map(|number| network.client(&format!("client {number}"), &[])).collect();
+        let Blob { digest, bytes } = &network.image.manifest;
+        thread::scope(|scope| {
+            for client in &clients {
+                scope.spawn(|| ask(client, digest, DOCKER, &[]).assert_is(200, bytes));
+            }
+        });
+        (network, clients)
+    });
+    wait_for("the registry's log", || (!asked(&network, "GET").is_empty()).then_some(()));
+    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    assert_eq!(asked(&network, "GET").len(), 1, "{log}");
+}
+
 #[test]
 fn a_manifest_by_digest_comes_from_where_it_is() {
     let network = Network::start(81, &[KIB]);

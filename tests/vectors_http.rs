@@ -63,6 +63,17 @@ fn changed_paths_name_a_blob_in_one_spelling_only() {
 }
 
 #[test]
+fn changed_manifests_are_none_or_read_as_one_thing() {
+    let descriptor = format!(r#"{{"digest":"{DIGEST}","size":7143}}"#);
+    let image = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{descriptor},"layers":[{descriptor}],"annotations":{{"a":"\u00e9"}}}}"#
+    );
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{descriptor},{descriptor}]}}"#);
+    try_changed(&vectors(&[&image, &index]), laws::manifest);
+}
+
+#[test]
 fn changed_answers_of_etcd_do_no_harm() {
     let range = r#"{"header":{"revision":"3"},"kvs":[{"key":"L3A=","create_revision":"2",
         "mod_revision":"2","version":"1","value":"djE=","lease":"7668"}],"more":true,"count":"3"}"#;

@@ -24,6 +24,7 @@ const LAWS: &[(&str, Law)] = &[
     ("http_head", laws_http::http_head),
     ("http_query", laws::http_query),
     ("http_range", laws_http::http_range),
+    ("manifest", laws_http::manifest),
     ("metainfo", laws::metainfo),
     ("oci", laws_http::oci),
     ("ostree", laws_ostree::ostree),

@@ -228,7 +228,7 @@ impl Catalog {
         claim: &Claim,
         deadline: Time,
     ) -> Result<Claimed, CatalogError> {
-        past(&self.claims, || self.put_claim(name, None, claim, deadline))
+        self.put_or_release(name, None, claim, deadline)
     }
 
     /// Puts the claim `to` in the place of `from`, if that is still there and the catalog does not
@@ -243,7 +243,7 @@ impl Catalog {
         to: &Claim,
         deadline: Time,
     ) -> Result<Claimed, CatalogError> {
-        past(&self.claims, || self.put_claim(name, Some(from), to, deadline))
+        self.put_or_release(name, Some(from), to, deadline)
     }
 
     /// Deletes a claim if it is still this one, in the background. One for which there is no room
@@ -264,6 +264,21 @@ impl Catalog {
             Ok(false) => log::debug!("the claims of this host are gone"),
             Err(_) => self.lease.not_renewed(id),
         }
+    }
+
+    fn put_or_release(
+        &self,
+        name: &BlobName,
+        from: Option<&Claim>,
+        to: &Claim,
+        deadline: Time,
+    ) -> Result<Claimed, CatalogError> {
+        let outcome = past(&self.claims, || self.put_claim(name, from, to, deadline));
+        // What was not answered may have been done all the same: then others would wait for us.
+        if matches!(outcome, Err(CatalogError::TimedOut | CatalogError::Io(_))) {
+            self.release(name, to);
+        }
+        outcome
     }
 
     fn put_claim(

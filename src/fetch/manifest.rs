@@ -3,8 +3,8 @@
 //! A manifest is a blob like any other: kept, shared with other hosts, and held against its digest.
 //! Which one a tag stands for is the upstream's to say, each time: a `HEAD` with the client's own
 //! `Accept` brings the digest, and lets this client in. Registries that limit pulls count the `GET`
-//! of a manifest, so that is the first host's alone: it claims the blob before it asks
-//! ([`BlobRequest::told_len`]), and the others of the network follow it.
+//! of a manifest, and not the `HEAD`, so the `GET` is the first host's alone: it claims the blob
+//! before it asks ([`BlobRequest::told_len`]), and the others of the network follow it.
 //!
 //! What a tag stood for last is noted as a file, for when the upstream cannot be asked.
 //!
@@ -12,8 +12,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use serde_json::Value;
 
 use crate::base::clock::Time;
 use crate::base::hash::{hex, sha256};
@@ -25,7 +23,7 @@ use crate::limits;
 use crate::log_limited;
 use crate::proto::blob::{BlobName, Digest};
 use crate::proto::http1::{Headers, Url};
-use crate::proto::oci::{ManifestType, Reference, listed_manifests};
+use crate::proto::oci::{self, ManifestType, Reference};
 use crate::store::FileMeta;
 use crate::upstream::{Answer, Origin, UpstreamError};
 
@@ -111,18 +109,23 @@ impl Fetcher {
         self: &Arc<Self>,
         request: &ManifestRequest,
     ) -> Result<Option<Manifest>, FetchError> {
-        let is_tag = matches!(request.reference, Reference::Tag(_));
-        let name = match &request.reference {
-            Reference::Digest(digest) => BlobName::Content(*digest),
-            Reference::Tag(_) => match self.head_manifest(request)? {
+        let by_digest = match &request.reference {
+            Reference::Digest(digest) => Some(BlobName::Content(*digest)),
+            Reference::Tag(_) => None,
+        };
+        let is_tag = by_digest.is_none();
+        let name = match by_digest {
+            Some(name) if self.store().contains(&name) || self.told_len(&name).is_some() => name,
+            // Of a digest it says the length, which who claims it has to know.
+            _ => match self.head_manifest(request)? {
                 ManifestHead::Kept(manifest) => return Ok(Some(manifest)),
-                ManifestHead::Said(answer) => match named_by(&answer) {
+                ManifestHead::Said(answer) => match by_digest.or_else(|| named_by(&answer)) {
                     Some(name) => name,
                     None => return Ok(None),
                 },
             },
         };
-        let told_len = self.told_lens.lock().0.get(&name).copied();
+        let told_len = self.told_len(&name);
         match self.open(&request.of_blob(name, told_len)) {
             Ok(reader) => {
                 let source = reader.source();
@@ -136,6 +139,10 @@ impl Fetcher {
                 Ok(None)
             }
         }
+    }
+
+    fn told_len(&self, name: &BlobName) -> Option<u64> {
+        self.told_lens.lock().0.get(name).copied()
     }
 
     /// What the upstream says of a manifest, or the one that it had when it could be asked.
@@ -254,14 +261,14 @@ impl Fetcher {
                 return None;
             }
         }
-        let manifest: Value = serde_json::from_slice(&bytes).ok()?;
-        let media_type = ManifestType::of(&manifest)?;
+        let read = oci::Manifest::decode(&bytes)?;
         let mut told_lens = self.told_lens.lock();
-        for (digest, len) in listed_manifests(&manifest) {
+        for (digest, len) in read.listed {
             told_lens.put(BlobName::Content(digest), len);
         }
         drop(told_lens);
-        Some(Manifest { name, media_type, bytes: Loaded::new(bytes, share), source })
+        let (media_type, bytes) = (read.media_type, Loaded::new(bytes, share));
+        Some(Manifest { name, media_type, bytes, source })
     }
 }
 

@@ -151,10 +151,9 @@ impl ManifestType {
         ManifestType::ALL.into_iter().find(|kind| essence.eq_ignore_ascii_case(kind.as_str()))
     }
 
-    /// The type of the manifest with these bytes: what it says itself. One that says nothing, which
-    /// OCI allows, is known by what it has. `None`: it is none of these, or both a list and not.
-    #[must_use]
-    pub fn of(manifest: &Value) -> Option<ManifestType> {
+    /// What it says itself that it is. One that says nothing, which OCI allows, is known by what it
+    /// has. `None`: it is none of these, or both a list and not.
+    fn of(manifest: &Value) -> Option<ManifestType> {
         let has = |field: &str| manifest.get(field).is_some();
         if manifest.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
             return None;
@@ -188,13 +187,29 @@ fn essence(text: &str) -> &str {
     text.split(';').next().unwrap_or_default().trim()
 }
 
-/// The manifests that an index lists, and how long it says that they are.
-pub fn listed_manifests(index: &Value) -> impl Iterator<Item = (Digest, u64)> {
-    let listed = index.get("manifests").and_then(Value::as_array);
-    listed.into_iter().flatten().filter_map(|descriptor| {
-        let digest = Digest::parse(descriptor.get("digest")?.as_str()?).ok()?;
-        Some((digest, descriptor.get("size")?.as_u64()?))
-    })
+/// What is to be known of a manifest to pass it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its type.
+    pub media_type: ManifestType,
+    /// The manifests that it lists, and how many bytes it says that each has.
+    pub listed: Vec<(Digest, u64)>,
+}
+
+impl Manifest {
+    /// Reads one. In memory it takes [`crate::limits::JSON_EXPANSION`] times its length. `None`: it
+    /// is no manifest of a [`ManifestType`].
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Manifest> {
+        let manifest: Value = serde_json::from_slice(bytes).ok()?;
+        let media_type = ManifestType::of(&manifest)?;
+        let listed = manifest.get("manifests").and_then(Value::as_array).into_iter().flatten();
+        let described = listed.filter_map(|descriptor| {
+            let digest = Digest::parse(descriptor.get("digest")?.as_str()?).ok()?;
+            Some((digest, descriptor.get("size")?.as_u64()?))
+        });
+        Some(Manifest { media_type, listed: described.collect() })
+    }
 }
 
 /// The body of an error answer; `code` is one of the specification's, such as `BLOB_UNKNOWN`.
@@ -273,7 +288,7 @@ mod tests {
     #[test]
     fn a_manifest_is_of_the_type_that_it_says_or_shows() {
         use ManifestType::{DockerList, DockerManifest, OciIndex, OciManifest};
-        let of = |text: &str| ManifestType::of(&serde_json::from_str(text).unwrap());
+        let of = |text: &str| Manifest::decode(text.as_bytes()).map(|told| told.media_type);
         for kind in ManifestType::ALL {
             let told = format!(r#"{{"schemaVersion":2,"mediaType":"{}"}}"#, kind.as_str());
             assert_eq!(of(&told), Some(kind));
@@ -281,6 +296,8 @@ mod tests {
         assert_eq!(of(r#"{"schemaVersion":2,"manifests":[]}"#), Some(OciIndex));
         assert_eq!(of(r#"{"schemaVersion":2,"config":{},"layers":[]}"#), Some(OciManifest));
         for text in [
+            "",
+            "{",
             "[]",
             "{}",
             r#"{"manifests":[]}"#,
@@ -317,16 +334,16 @@ mod tests {
     #[test]
     fn an_index_tells_its_manifests_and_their_lengths() {
         let digest = digest();
-        let index = json!({ "manifests": [
+        let index = json!({ "schemaVersion": 2, "manifests": [
             { "digest": digest, "size": 7 },
             { "digest": digest, "size": -1 },
             { "digest": "sha256:x", "size": 7 },
             { "size": 7 },
             7,
         ] });
-        let listed: Vec<_> = listed_manifests(&index).collect();
-        assert_eq!(listed, [(Digest::parse(&digest).unwrap(), 7)]);
-        assert_eq!(listed_manifests(&json!({ "manifests": 7 })).count(), 0);
+        let listed = |index: &Value| Manifest::decode(index.to_string().as_bytes()).unwrap().listed;
+        assert_eq!(listed(&index), [(Digest::parse(&digest).unwrap(), 7)]);
+        assert_eq!(listed(&json!({ "schemaVersion": 2, "manifests": 7 })), []);
     }
 
     #[test]

@@ -161,6 +161,13 @@ pub fn oci(input: &[u8]) {
     assert_eq!(spelt, text);
 }
 
+/// A manifest is read as the same however its JSON is written.
+pub fn manifest(input: &[u8]) {
+    let Some(read) = oci::Manifest::decode(input) else { return };
+    let rewritten: serde_json::Value = serde_json::from_slice(input).expect("it was read");
+    assert_eq!(oci::Manifest::decode(rewritten.to_string().as_bytes()), Some(read));
+}
+
 /// No answer of etcd does harm, and base64 is read again from what it is written as.
 pub fn etcd(input: &[u8]) {
     let _ = RangeAnswer::decode(input);
