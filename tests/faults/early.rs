@@ -14,7 +14,7 @@ use torrent_cache::proto::peer::Message;
 use crate::peer::Wire;
 use crate::site::{FROM_PEERS, FROM_UPSTREAM, MIB, REPOSITORY, Site, etcdctl, pull, url};
 use crate::support::etcd::Etcd;
-use crate::support::faults::Fault;
+use crate::support::faults::{Fault, FaultProxy};
 use crate::support::image::Blob;
 use crate::support::link::Link;
 use crate::support::origin::{Origin, Request, answer, whole};
@@ -262,6 +262,54 @@ fn etcd_may_go_and_come_back_empty_while_hosts_share() {
     });
     let each = [&leader, &follower, &third].map(|client| client.metric(FROM_UPSTREAM));
     assert!(each[1] == 0 && sum(&[&leader, &third], FROM_UPSTREAM) <= 2 * early.len(), "{each:?}");
+}
+
+/// Neither can call the other: both tell the tracker a port at which nobody listens.
+#[test]
+fn a_host_that_reaches_no_other_soon_stops_waiting_for_them() {
+    // After each that was waited for in vain the next may be asked for twice as late.
+    const BLOBS_MAX: usize = 6;
+    let site = Site::start(316, &[MIB; BLOBS_MAX]);
+    let tracker = Program::tracker("tracker", &[]);
+    let announce = tracker.announce_url();
+    let stalling = FaultProxy::start(site.proxy.addr());
+    stalling.fail("/blobs/", usize::MAX, Fault::Stall { after: 100_000 });
+    let client = |name, registry: &FaultProxy, advertised| {
+        let url = registry.url();
+        let options = [
+            ("REGISTRY_LOCATION", url.as_str()),
+            ("ETCD_PORT", tracker.option("ETCD_PORT")),
+            ("TRACKER", &announce),
+            ("ADVERTISE", advertised),
+            ("LOG", "info,torrent_cache=debug"),
+        ];
+        Program::client(name, &options)
+    };
+    let leader = client("leader", &stalling, "127.0.0.1:1");
+    let follower = client("follower", &site.proxy, "127.0.0.1:2");
+    let claims = |client: &Program, whose| {
+        client.metric(&format!("torrent_cache_claims_total{{leader=\"{whose}\"}}"))
+    };
+    let mut readers = Vec::new();
+    let mut pull_both = |layer: &Blob| {
+        let path = format!("/v2/{REPOSITORY}/blobs/{}", layer.digest);
+        let before = claims(&leader, "this");
+        let mut reader = TcpStream::connect(leader.addr()).expect("it listens");
+        write!(reader, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+        readers.push(reader);
+        wait_for("its claim", || (claims(&leader, "this") > before).then_some(()));
+        let followed = claims(&follower, "other");
+        pull(&follower, layer, &[]).assert_is(200, &layer.bytes);
+        claims(&follower, "other") > followed
+    };
+    let (first, others) = site.image.layers.split_first().expect("there are some");
+    assert!(pull_both(first), "{}", follower.log());
+    assert!(follower.log().contains("its host is silent"), "{}", follower.log());
+    let alone = others.iter().position(|layer| !pull_both(layer));
+    let alone = alone.unwrap_or_else(|| panic!("it waits each time: {}", follower.log()));
+    let pulled: i64 = site.image.layers[..alone + 2].iter().map(Blob::len).sum();
+    let came = [FROM_UPSTREAM, FROM_PEERS].map(|series| follower.metric(series));
+    assert_eq!(came, [pulled, 0], "{}", follower.log());
 }
 
 /// Reads of etcd are answered from memory, writes wait for its disk.
