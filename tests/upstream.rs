@@ -530,6 +530,39 @@ fn a_request_with_a_body_is_not_sent_twice() {
     assert_eq!(origin.seen().len(), 1);
 }
 
+/// As a proxy before a registry does with what is too large: it answers and closes, unread bytes or
+/// not.
+#[test]
+fn an_answer_that_comes_before_the_body_has_left_is_the_answer() {
+    const LEN: u64 = 64 << 20;
+    let listener = TcpListener::bind(support::loopback(0)).unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let lines = ["HTTP/1.1 413 Content Too Large", "Content-Length: 9"];
+            let Step::Send(bytes) = answer(&lines, b"too large") else { unreachable!() };
+            stream.write_all(&bytes).unwrap();
+        }
+    });
+    let (upstream, url) = (upstream(), Url::parse(&url).unwrap());
+    for len in [BodyLen::Known(LEN), BodyLen::Chunked] {
+        let mut bytes = io::repeat(7).take(LEN);
+        let body = Some((&mut bytes as &mut dyn Read, len));
+        let mut answer = upstream.relay(&Method::Post, &url, &Headers::new(), body).unwrap();
+        let mut text = String::new();
+        answer.body.read_to_string(&mut text).unwrap();
+        assert_eq!((answer.status, text.as_str()), (413, "too large"));
+    }
+    serving.join().unwrap();
+}
+
 #[test]
 fn a_client_that_breaks_its_own_body_is_to_blame() {
     struct Broken;

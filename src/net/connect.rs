@@ -21,6 +21,7 @@ use ureq::unversioned::transport::{
 use crate::base::clock::Time;
 use crate::base::ranked::{Rank, Ranked};
 use crate::limits;
+use crate::net::answering::Answering;
 
 /// Makes the connections of an agent.
 pub(super) struct Dialler {
@@ -67,7 +68,7 @@ impl fmt::Debug for Dialler {
 }
 
 impl<In: Transport> Connector<In> for Dialler {
-    type Out = <TcpConnector as Connector<In>>::Out;
+    type Out = Answering<<TcpConnector as Connector<In>>::Out>;
 
     fn connect(
         &self,
@@ -76,7 +77,7 @@ impl<In: Transport> Connector<In> for Dialler {
     ) -> Result<Option<Self::Out>, Error> {
         if chained.is_some() || details.addrs.len() < 2 || details.timeout.after.is_not_happening()
         {
-            return self.tcp.connect(details, chained);
+            return answering(self.tcp.connect(details, chained));
         }
         let (began, budget) = (Time::now(), *details.timeout.after);
         let known = self.known.lock();
@@ -94,7 +95,7 @@ impl<In: Transport> Connector<In> for Dialler {
                     if tried > 0 {
                         self.shun_family_of(first[0], *address, &order);
                     }
-                    return Ok(transport);
+                    return answering(Ok(transport));
                 }
                 Err(error) => return Err(error),
             }
@@ -104,8 +105,12 @@ impl<In: Transport> Connector<In> for Dialler {
         if outcome.is_ok() && !is_patient {
             self.known.lock().patient_until = Time::now() + limits::CONNECT_PATIENT;
         }
-        outcome
+        answering(outcome)
     }
+}
+
+fn answering<T>(connected: Result<Option<T>, Error>) -> Result<Option<Answering<T>>, Error> {
+    connected.map(|transport| transport.map(Answering::new))
 }
 
 impl Dialler {

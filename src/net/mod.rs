@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod agent;
+mod answering;
 mod connect;
 pub mod resolve;
 pub mod serve;
