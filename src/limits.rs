@@ -6,8 +6,16 @@ use std::time::Duration;
 
 // Blobs and pieces.
 
-/// The smallest piece length of our own metainfo: smaller pieces cost more messages than they save.
-pub const PIECE_LEN_MIN: u32 = 256 << 10;
+/// The smallest piece length of our own metainfo. On slow lines most hosts are idle until the first
+/// pieces have been passed on, which smaller ones are sooner; yet smaller ones gain nothing more.
+pub const PIECE_LEN_MIN: u32 = 64 << 10;
+/// From this length on, the number of pieces costs little beside their bytes.
+pub const PIECE_LEN_CHEAP: u32 = 256 << 10;
+/// Shorter pieces than [`PIECE_LEN_CHEAP`] are no more than this: with so many, hosts are idle for
+/// a twentieth of the time, and each piece is a job of the disk and a message to each peer.
+pub const PIECES_CHEAP_MAX: u32 = 512;
+/// The most pieces up to [`PIECE_LEN_USUAL_MAX`].
+pub const PIECES_USUAL_MAX: u32 = 2048;
 /// The largest piece length of our own metainfo, unless that would make more than [`PIECES_MAX`]:
 /// a host can pass on only whole pieces, so they stay small.
 pub const PIECE_LEN_USUAL_MAX: u32 = 4 << 20;
@@ -397,9 +405,9 @@ pub const FILES_SHARE: u64 = 4;
 /// An object up to this long is taken into memory and checked before its first byte leaves; a
 /// longer one is served while it comes.
 pub const FILE_WHOLE_LEN_MAX: usize = 1 << 20;
-/// Objects from this length on are shared between hosts, if any are: shorter ones are one piece,
-/// for which a swarm costs more than the bytes.
-pub const FILEZ_SHARED_LEN_MIN: u64 = PIECE_LEN_MIN as u64;
+/// Objects from this length on are shared between hosts, if any are: for shorter ones a swarm costs
+/// more than the bytes.
+pub const FILEZ_SHARED_LEN_MIN: u64 = 256 << 10;
 /// Objects that came and wait to be shared; when full, the next are not.
 pub const SHARE_QUEUE_MAX: usize = 4096;
 /// Entries of the catalog that led to something else than the object; when full, the next are asked

@@ -263,7 +263,7 @@ const FIRST: &[u8] = b"stored before anything happens";
 
 fn second() -> Vec<u8> {
     // Two pieces.
-    let mut bytes = vec![0; 300 << 10];
+    let mut bytes = vec![0; 100 << 10];
     Rng::seeded(9).fill(&mut bytes);
     bytes
 }

@@ -19,7 +19,7 @@ use crate::fetch::room::{Loaded, Room};
 use crate::fetch::stream::{Place, Stream};
 use crate::limits;
 use crate::proto::blob::{BlobName, Digest};
-use crate::proto::geometry::Span;
+use crate::proto::geometry::{Geometry, Span};
 use crate::proto::ostree::layout::Layout;
 use crate::store::{Blob, Partial, ReaderTicket, Wait};
 use crate::upstream::{Answer, Origin, Upstream, UpstreamError};
@@ -436,7 +436,9 @@ impl Arriving {
         self.ticket.advance(at);
         // The swarm thinks in pieces; it is told when the reader has come a good part of one
         // further.
-        if at - self.told >= u64::from(limits::PIECE_LEN_MIN) {
+        let geometry = self.partial.len().and_then(|len| Geometry::for_blob(len).ok());
+        let piece_len = geometry.map_or(limits::PIECE_LEN_MIN, |geometry| geometry.piece_len());
+        if at - self.told >= u64::from(piece_len.min(limits::PIECE_LEN_CHEAP)) {
             self.told = at;
             self.job.readers_moved();
         }

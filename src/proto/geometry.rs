@@ -3,7 +3,10 @@
 
 use std::fmt;
 
-use crate::limits::{BLOB_LEN_MAX, PIECE_LEN_MAX, PIECE_LEN_MIN, PIECE_LEN_USUAL_MAX, PIECES_MAX};
+use crate::limits::{
+    BLOB_LEN_MAX, PIECE_LEN_CHEAP, PIECE_LEN_MAX, PIECE_LEN_MIN, PIECE_LEN_USUAL_MAX,
+    PIECES_CHEAP_MAX, PIECES_MAX, PIECES_USUAL_MAX,
+};
 
 /// Which piece. Only a [`Geometry`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,9 +120,10 @@ impl fmt::Display for GeometryError {
 impl std::error::Error for GeometryError {}
 
 impl Geometry {
-    /// The geometry of our own metainfo, a function of the length alone: the power of two at or
-    /// above `blob_len / 2048`, at least [`PIECE_LEN_MIN`], at most [`PIECE_LEN_USUAL_MAX`] unless
-    /// that would make more than [`PIECES_MAX`] pieces.
+    /// The geometry of our own metainfo, a function of the length alone. Pieces have the least
+    /// power of two from [`PIECE_LEN_MIN`] on with which there are at most [`PIECES_CHEAP_MAX`];
+    /// from [`PIECE_LEN_CHEAP`] on, with which there are at most [`PIECES_USUAL_MAX`]; and at most
+    /// [`PIECE_LEN_USUAL_MAX`], unless that would make more than [`PIECES_MAX`].
     ///
     /// # Errors
     /// [`GeometryError::BlobLen`]. An empty blob needs no pieces and has no geometry.
@@ -127,10 +131,11 @@ impl Geometry {
         if blob_len == 0 || blob_len > BLOB_LEN_MAX {
             return Err(GeometryError::BlobLen);
         }
-        let wished = blob_len.div_ceil(2048).next_power_of_two();
-        let usual = wished.clamp(u64::from(PIECE_LEN_MIN), u64::from(PIECE_LEN_USUAL_MAX));
-        let needed = blob_len.div_ceil(u64::from(PIECES_MAX)).next_power_of_two();
-        let piece_len = u32::try_from(usual.max(needed)).map_err(|_| GeometryError::BlobLen)?;
+        let least = |pieces: u32| blob_len.div_ceil(u64::from(pieces)).next_power_of_two();
+        let short = least(PIECES_CHEAP_MAX).clamp(PIECE_LEN_MIN.into(), PIECE_LEN_CHEAP.into());
+        let usual = least(PIECES_USUAL_MAX).clamp(short, PIECE_LEN_USUAL_MAX.into());
+        let piece_len = u32::try_from(usual.max(least(PIECES_MAX)));
+        let piece_len = piece_len.map_err(|_| GeometryError::BlobLen)?;
         Geometry::new(blob_len, piece_len)
     }
 
@@ -245,7 +250,11 @@ mod tests {
     #[test]
     fn piece_length_follows_from_the_length_alone() {
         for (blob_len, piece_len) in [
-            (1, 256 << 10),
+            (1, 64 << 10),
+            (32 << 20, 64 << 10),
+            ((32 << 20) + 1, 128 << 10),
+            (64 << 20, 128 << 10),
+            ((64 << 20) + 1, 256 << 10),
             (512 << 20, 256 << 10),
             ((512 << 20) + 1, 512 << 10),
             (1 << 30, 512 << 10),

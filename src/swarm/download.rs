@@ -22,6 +22,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Time;
+use crate::limits::PIECE_LEN_CHEAP;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::peer::{Message, RawBlock};
 use crate::swarm::interface::{Action, CloseReason, LinkId};
@@ -35,12 +36,12 @@ use crate::swarm::swarm::{Reader, Swarm};
 const READERS_MAX: usize = 16;
 /// How many times as far before a reader we go on in order when seeds need not be saved.
 const WINDOW_FROM_SEEDS: usize = 16;
-/// Pieces that are begun at once, where words take no time: enough that some come while others wait
-/// for what their peers send to others.
-const BEGUN_MAX: usize = 10;
 /// All links together are asked for what flows in this time: more would only wait in the queue of
 /// our line, and all that is said behind it.
 const ASKED_MAX: Duration = Duration::from_secs(1);
+/// But for so many bytes in any case: four links that fell silent with a short piece each, when
+/// little had come, would keep a host from asking others.
+const ASKED_LEAST: u64 = PIECE_LEN_CHEAP as u64;
 /// What a link was asked for that has been silent for longer is not on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// How long a link that refused a request is not asked, as long as it refuses again and again. The
@@ -124,7 +125,8 @@ impl Swarm {
 
     /// Whether as much is on its way from all links together as our line takes in a while.
     fn is_asked_for_enough(&self, now: Time) -> bool {
-        let most = bytes_in(self.fastest, ASKED_MAX).max(u64::from(self.geometry().piece_len()));
+        let least = ASKED_LEAST.max(u64::from(self.geometry().piece_len()));
+        let most = bytes_in(self.fastest, ASKED_MAX).max(least);
         let flowing = self.links.values().filter(|link| now.since(link.progress_at) < ON_ITS_WAY);
         self.fastest > 0 && flowing.map(|link| link.asked).sum::<u64>() >= most
     }
@@ -163,7 +165,8 @@ impl Swarm {
             // A reader waits for it, and others for what we can pass on.
             1
         } else {
-            BEGUN_MAX + self.pieces_in(self.latency() * 2, self.down.rate(now))
+            let rate = self.down.rate(now);
+            self.pieces_at_once(rate) + self.pieces_in(self.latency() * 2, rate)
         };
         // A slow disk has enough to do as well.
         let has_enough = begun.max(self.pieces.verifying()) >= most;

@@ -2,12 +2,13 @@
 //!
 //! A piece of 256 KiB takes 2 ms of a line of 1 Gbit/s, and 84 ms of one of 25 Mbit/s. What is late
 //! on the one is early on the other: who asks twice too soon fills the line with copies, and all is
-//! late. So the times in which others may still bring a piece grow with what a piece takes here.
+//! late. So the times in which others may still bring a piece grow with what a piece takes here; of
+//! a shorter one, with what 256 KiB take, for peers are as busy and words as late.
 //! Each has a least, which holds on fast lines and while nothing is known.
 
 use std::time::Duration;
 
-use crate::limits::NO_PROGRESS;
+use crate::limits::{NO_PROGRESS, PIECE_LEN_CHEAP};
 use crate::swarm::meter::time_for;
 
 /// No wait is longer, however slowly bytes come.
@@ -25,7 +26,8 @@ pub(super) struct Pace(Duration);
 impl Pace {
     /// `rate`: bytes per second of all links together, zero if not known.
     pub(super) fn new(piece_len: u32, rate: u64) -> Pace {
-        Pace(if rate == 0 { Duration::ZERO } else { time_for(u64::from(piece_len), rate) })
+        let len = u64::from(piece_len.max(PIECE_LEN_CHEAP));
+        Pace(if rate == 0 { Duration::ZERO } else { time_for(len, rate) })
     }
 
     fn at_least(self, least: Duration, pieces: u32) -> Duration {
@@ -81,11 +83,13 @@ mod tests {
 
     #[test]
     fn waits_grow_with_what_a_piece_takes_between_their_least_and_the_longest() {
-        const PIECE_LEN: u32 = 256 << 10;
-        let at = |mbits: u64| Pace::new(PIECE_LEN, mbits * 125_000).patience();
+        let of = |piece_len, mbits: u64| Pace::new(piece_len, mbits * 125_000).patience();
+        let at = |mbits| of(256 << 10, mbits);
         assert_eq!(at(0), Duration::from_millis(250));
         assert_eq!(at(1000), Duration::from_millis(250));
         assert!((2500..2520).contains(&at(25).as_millis()), "{:?}", at(25));
         assert_eq!(at(1), LONGEST);
+        assert_eq!(of(16 << 10, 25), at(25), "of a shorter piece");
+        assert!(of(512 << 10, 25) > at(25));
     }
 }

@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Time;
+use crate::limits::PIECE_LEN_CHEAP;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::Message;
 use crate::swarm::interface::{Action, CloseReason, LinkId};
@@ -30,11 +31,15 @@ use crate::swarm::swarm::Swarm;
 /// Turns that are open at once at first: while one is being confirmed, others use the uplink. A
 /// host that fetches serves so many peers.
 const TURNS_FIRST: usize = 4;
-/// The most turns of a seed, where words take no time.
-const TURNS_MAX: usize = 10;
+/// The most turns of a seed, and pieces that one who fetches begins at once, where words take no
+/// time: enough that some come while others wait for what their peers send to others.
+const AT_ONCE: usize = 10;
+/// Of short pieces as many as flow in this time, if those are more, but not more bytes than
+/// [`AT_ONCE`] of [`PIECE_LEN_CHEAP`].
+const AT_ONCE_TIME: Duration = Duration::from_millis(20);
 /// The most peers that a host which fetches serves at once, where words take no time.
 const SERVED_MAX: usize = 8;
-/// Turns of few peers: one has no more than its part of these, but one.
+/// Turns of few peers: one has no more than its part of these, but one. So many of [`AT_ONCE`].
 const TURNS_SHARED: usize = 8;
 /// So many turns that ended well allow one more.
 const CONFIRMED_FOR_ONE_MORE: usize = 2;
@@ -155,6 +160,12 @@ impl Swarm {
         usize::try_from(pieces).unwrap_or(usize::MAX)
     }
 
+    /// How many pieces should be on their way at once at `rate`, where words take no time.
+    pub(super) fn pieces_at_once(&self, rate: u64) -> usize {
+        let shorter = (PIECE_LEN_CHEAP / self.geometry().piece_len()).max(1) as usize;
+        self.pieces_in(AT_ONCE_TIME, rate).clamp(AT_ONCE, AT_ONCE * shorter)
+    }
+
     /// The peer asked for a part of `piece`.
     pub(super) fn turn_begins(&mut self, id: LinkId, piece: PieceIndex, now: Time) {
         let until = now + if self.is_complete() { TURN_MAX } else { self.pace().turn() };
@@ -208,12 +219,14 @@ impl Swarm {
             return;
         }
         let served = self.links.values().filter(|link| link.is_served()).count();
-        let each = (TURNS_SHARED / served.max(1)).max(1);
+        let rate = self.spread.up.rate(now);
+        let turns = self.pieces_at_once(rate);
+        let each = (turns * TURNS_SHARED / AT_ONCE / served.max(1)).max(1);
         // No peer keeps the others waiting with turns that it does not end.
         let open: usize = self.links.values().map(|link| link.turns.len().min(each)).sum();
         // From a suggestion to the word that the piece is there, words go there and back twice.
         let words = self.spread.taken_in.unwrap_or_default() * 2;
-        let most = TURNS_MAX + self.pieces_in(words, self.spread.up.rate(now));
+        let most = turns + self.pieces_in(words, rate);
         for _ in open..self.turns_allowed(most) {
             let guided = self.links.iter().filter(|(_, link)| link.is_served() && link.is_guided());
             let roomy = guided.filter(|(_, link)| link.turns.len() < each);

@@ -370,7 +370,7 @@ fn no_more_pieces_are_begun_than_come_soon() {
     }
     assert_eq!(pieces_begun(&host), 10);
     // Those who bring nothing do not count.
-    host.pass(Duration::from_millis(100));
+    host.pass(host.swarm.pace().turn());
     assert_eq!(pieces_begun(&host), 20);
 }
 
@@ -389,8 +389,27 @@ fn more_pieces_are_begun_when_words_take_long() {
 }
 
 #[test]
-fn turns_grow_to_what_peers_fetch_at_once_and_more_when_words_take_long() {
-    for (words_ms, most) in [(0, 10..=10), (100, 11..=14)] {
+fn more_pieces_are_begun_where_many_flow_in_a_moment() {
+    let (mut host, _) = host_with_peers(2000, 1, 40);
+    let now = host.now;
+    // 100 pieces in 50 ms, 40 in 20 ms.
+    host.swarm.down.add(now, u64::from(100 * PIECE_LEN));
+    host.pass(Duration::from_millis(1));
+    assert_eq!(pieces_begun(&host), 40);
+}
+
+#[test]
+fn what_silent_links_were_asked_for_keeps_a_host_that_got_little_from_asking_no_other() {
+    let mut host = Host::new(100, 1);
+    host.swarm.fastest = 1000;
+    for _ in 0..3 {
+        assert_ne!(host.seed().1, []);
+    }
+}
+
+#[test]
+fn turns_grow_to_what_peers_fetch_at_once_and_more_when_words_take_long_or_lines_are_fast() {
+    for (words_ms, rest_ms, most) in [(0, 20, 10..=10), (100, 0, 11..=14), (0, 0, 24..=24)] {
         let mut host = Host::new(200, 200);
         let links: Vec<LinkId> = (0..30).map(|_| host.link()).collect();
         for link in links {
@@ -403,10 +422,11 @@ fn turns_grow_to_what_peers_fetch_at_once_and_more_when_words_take_long() {
             let piece = host.swarm.links[&link].turns[0].piece().get();
             host.now = host.now + Duration::from_millis(words_ms);
             host.hear(link, Message::Request(block(piece, 0)));
+            host.now = host.now + Duration::from_millis(rest_ms);
             host.hear(link, Message::Have(piece));
         }
         let open: usize = host.swarm.links.values().map(|link| link.turns.len()).sum();
-        assert!(most.contains(&open), "{open} with {words_ms} ms");
+        assert!(most.contains(&open), "{open} with {words_ms} and {rest_ms} ms");
     }
 }
 

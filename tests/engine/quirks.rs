@@ -29,9 +29,9 @@ fn takes_from(number: u8, opening: impl FnOnce(&mut Wire) -> io::Result<()> + Se
     assert_eq!(longest, Some(BLOCK_LEN), "others may refuse longer blocks");
 }
 
-/// Of the eight pieces of [`takes_from`].
+/// Of the 32 pieces of [`takes_from`].
 fn whole() -> Message {
-    Message::Bitfield(vec![0xff])
+    Message::Bitfield(vec![0xff; 4])
 }
 
 #[test]
@@ -113,10 +113,11 @@ fn served(sample: &Sample, seeder: &Host) -> Wire {
 
 #[test]
 fn a_request_for_128_kib_is_answered_whole() {
-    let sample = Sample::new(84, 2 << 20);
+    // The shortest blob with pieces so long.
+    let sample = Sample::new(84, (32 << 20) + 1);
     let seeder = Host::seeding(2, &sample);
     let mut wire = served(&sample, &seeder);
-    let asked = RawBlock { piece: 3, begin: 128 << 10, len: 128 << 10 };
+    let asked = RawBlock { piece: 3, begin: 0, len: 128 << 10 };
     wire.send(&Message::Request(asked)).expect("it is open");
     loop {
         match wire.next().expect("it is open").expect("it stays open") {
@@ -137,7 +138,7 @@ fn of_ten_times_as_many_requests_as_we_promise_to_keep_each_is_answered_with_its
     let seeder = Host::seeding(2, &sample);
     let mut wire = served(&sample, &seeder);
     let block =
-        |at: u32| RawBlock { piece: at / 16 % 8, begin: at % 16 * BLOCK_LEN, len: BLOCK_LEN };
+        |at: u32| RawBlock { piece: at / 4 % 32, begin: at % 4 * BLOCK_LEN, len: BLOCK_LEN };
     let mut requests = Vec::new();
     (0..COUNT).for_each(|at| Message::Request(block(at)).encode(&mut requests));
     wire.stream.write_all(&requests).expect("the kernel holds what is not read yet");

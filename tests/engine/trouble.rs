@@ -217,7 +217,7 @@ fn a_peer_that_makes_us_ask_and_never_reads_is_let_go() {
     };
     let mut bytes = Vec::new();
     hello.encode(&mut bytes);
-    Message::Bitfield(vec![0xff]).encode(&mut bytes);
+    Message::Bitfield(vec![0xff; 4]).encode(&mut bytes);
     stream.write_all(&bytes).unwrap();
     bytes.clear();
     Message::Unchoke.encode(&mut bytes);

@@ -149,8 +149,8 @@ fn a_peer_that_asks_and_takes_back_makes_us_read_no_more_than_it_is_sent() {
     let stream = greeted(&targets, &metainfo, 3);
     // The same block each time, in half of the rounds.
     let block = |round: usize, number: u32| RawBlock {
-        piece: if round.is_multiple_of(2) { 0 } else { number % 4 },
-        begin: if round.is_multiple_of(2) { 0 } else { number % 16 * BLOCK_LEN },
+        piece: if round.is_multiple_of(2) { 0 } else { number % 16 },
+        begin: if round.is_multiple_of(2) { 0 } else { number % 4 * BLOCK_LEN },
         len: BLOCK_LEN,
     };
     let mut bytes = Vec::new();

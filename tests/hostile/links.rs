@@ -227,7 +227,7 @@ fn messages_that_come_as_fast_as_they_are_taken_cost_no_memory() {
         Message::Cancel(block),
         Message::KeepAlive,
         Message::Port(1),
-        Message::Bitfield(vec![0x10, 0]),
+        Message::Bitfield(vec![0x10, 0, 0, 0, 0, 0]),
         Message::Extended { id: 0, payload: b"d1:md6:ut_pexi1ee1:v4:xxxxe".to_vec() },
         Message::Extended { id: 1, payload: vec![b'd'; 1000] },
         Message::Choke,

@@ -40,7 +40,7 @@ impl Manner {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub line: Line,
-    /// How long the disk needs for a piece; one after the other.
+    /// How long the disk needs for a MiB; one piece after the other.
     pub disk: Duration,
     pub seeds: bool,
     pub reads: bool,

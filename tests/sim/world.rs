@@ -29,6 +29,7 @@ const GREEDY_REQUESTS: u32 = 100;
 const LOOK: Duration = Duration::from_millis(5);
 /// After so long everyone has dialled.
 const SETTLED: Duration = Duration::from_millis(200);
+const MIB: f64 = 1_048_576.0;
 /// Pieces before a reader that an idle peer should have been asked for.
 const LOOK_AHEAD: usize = 4;
 
@@ -117,7 +118,8 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, geometry: Geometry, plans: Vec<Plan>) -> World {
-        let start = Time::after_start(Duration::from_secs(1));
+        // The program has run for a while: what flows at first is measured from its own beginning.
+        let start = Time::after_start(Duration::from_secs(10));
         let mut world = World {
             seed,
             now: start,
@@ -330,7 +332,8 @@ impl World {
             Action::Verify { piece, .. } => {
                 let host = &mut self.hosts[n];
                 host.verifying.insert(piece);
-                host.disk_free = host.disk_free.max(self.now) + host.plan.disk;
+                let takes = host.plan.disk.mul_f64(f64::from(self.geometry.len_of(piece)) / MIB);
+                host.disk_free = host.disk_free.max(self.now) + takes;
                 let at = host.disk_free;
                 self.at(at, Event::Verified(n, piece));
             }

@@ -122,7 +122,7 @@ fn who_told_a_hash_and_fell_silent_holds_a_piece_up_no_longer_than_the_patience(
     let (honest, _) = host.seed();
     host.learn(honest, &[0], 1);
     assert_eq!(host.asked(honest), []);
-    host.pass(NO_PROGRESS);
+    host.pass(host.swarm.pace().silence());
     let asked = host.asked(honest);
     assert_eq!(asked.len(), 2, "from its beginning");
     assert!(!host.deliver(liar, begun[1]), "it is another piece by now");
