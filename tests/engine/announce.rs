@@ -1,13 +1,16 @@
 //! What trackers are told, over HTTP and UDP, and that their answers are used.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::engine::TrackerUrl;
+use torrent_cache::limits::ANNOUNCE_CALL;
 use torrent_cache::proto::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse};
 use torrent_cache::proto::tracker_udp::{Family, Request, Response};
 
@@ -168,6 +171,20 @@ fn a_swarm_in_which_nobody_else_is_is_said_to_be_empty() {
 }
 
 #[test]
+fn an_announce_that_is_not_answered_lasts_no_longer_than_a_stop() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/announce", silent.local_addr().unwrap());
+    let sample = Sample::new(44, 1 << 20);
+    let host = Host::with_tracker(3, url.parse().unwrap());
+    let _fetching = host.fetch(&sample, &[]);
+    let (mut stream, _) = silent.accept().unwrap();
+    let asked_at = Time::now();
+    assert!(stream.read(&mut [0; 64]).unwrap() > 0);
+    host.engine.stop(Time::now());
+    assert!(Time::now() < asked_at + ANNOUNCE_CALL);
+}
+
+#[test]
 fn a_tracker_that_is_gone_shows_and_does_not_hold_a_stop_up() {
     let gone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}/announce", gone.local_addr().unwrap());
@@ -176,7 +193,7 @@ fn a_tracker_that_is_gone_shows_and_does_not_hold_a_stop_up() {
     let _fetching = host.fetch(&sample, &[]);
     let deadline = soon();
     while host.engine.status().tracker.is_none_or(|tracker| tracker.failing.is_none()) {
-        assert!(torrent_cache::base::clock::Time::now() < deadline, "the failure never shows");
+        assert!(Time::now() < deadline, "the failure never shows");
         std::thread::yield_now();
     }
     host.engine.stop(deadline);

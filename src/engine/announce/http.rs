@@ -16,7 +16,7 @@ use crate::proto::tracker_http::AnswerError;
 pub(super) struct HttpTracker {
     /// The announce URL, up to where the query is added.
     base: String,
-    agent: Agent,
+    pub(super) agent: Agent,
 }
 
 impl HttpTracker {

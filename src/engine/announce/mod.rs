@@ -17,7 +17,10 @@ use std::time::Duration;
 
 pub use self::url::{TrackerUrl, TrackerUrlError};
 
+use ureq::Agent;
+
 use self::schedule::{Next, Outcome, Schedule, Task};
+
 use crate::base::clock::Time;
 use crate::base::figures;
 use crate::base::hash::Sha1Hash;
@@ -77,6 +80,8 @@ pub(super) type Told = Box<dyn FnOnce() + Send>;
 pub(super) struct Announcer {
     shared: Arc<Shared>,
     threads: Ranked<Vec<Handle>>,
+    /// By which the threads call, if that is over HTTP.
+    agents: Vec<Agent>,
 }
 
 #[derive(Debug)]
@@ -93,6 +98,8 @@ struct State {
     failing: Option<String>,
     /// Set when we stop: no call lasts longer.
     deadline: Option<Time>,
+    /// Threads that have not come to their end.
+    running: usize,
 }
 
 impl Announcer {
@@ -111,23 +118,30 @@ impl Announcer {
             failing: None,
             // Without a tracker it is as if the time were over.
             deadline: tracker.is_none().then_some(Time::ZERO),
+            running: 0,
         };
         let shared = Shared { state: Ranked::new(Rank::Remote, state), changed: Signal::new() };
-        let announcer =
-            Announcer { shared: Arc::new(shared), threads: Ranked::new(Rank::Leaf, Vec::new()) };
+        let mut announcer = Announcer {
+            shared: Arc::new(shared),
+            threads: Ranked::new(Rank::Leaf, Vec::new()),
+            agents: Vec::new(),
+        };
         let Some(tracker) = tracker else { return Ok(announcer) };
         let key = Some(u32::try_from(Rng::from_os().below(1 << 32)).unwrap_or(0));
         for number in 0..ANNOUNCE_THREADS {
+            let way = Way::to(tracker);
+            announcer.agents.extend(way.agent());
             let worker = Worker {
                 shared: Arc::clone(&announcer.shared),
                 inbox: inbox.clone(),
                 identity: identity.clone(),
                 key,
                 name: tracker.to_string(),
-                way: Way::to(tracker),
+                way,
                 urgent_only: number == 0,
             };
             let name = format!("announce-{number}");
+            announcer.shared.state.lock().running += 1;
             let spawned = thread::spawn(name, Role::Core, move || worker.run());
             match spawned {
                 Ok(handle) => announcer.threads.lock().push(handle),
@@ -208,6 +222,13 @@ impl Announcer {
         if self.shared.state.lock().deadline.is_none() {
             self.begin_stop(deadline);
         }
+        let mut state = self.shared.state.lock();
+        while state.running > 0 && Time::now() < deadline {
+            state = self.shared.changed.wait_until(state, deadline);
+        }
+        drop(state);
+        // A call that was begun before the stop was given more time.
+        self.agents.iter().for_each(|agent| agent.clone().shutdown());
         let threads = std::mem::take(&mut *self.threads.lock());
         threads.into_iter().for_each(Handle::join);
     }
@@ -230,6 +251,13 @@ impl Way {
         match tracker {
             TrackerUrl::Http(url) => Way::Http(http::HttpTracker::new(url)),
             TrackerUrl::Udp { host, port } => Way::Udp(udp::UdpTracker::new(host, *port)),
+        }
+    }
+
+    fn agent(&self) -> Option<Agent> {
+        match self {
+            Way::Http(tracker) => Some(tracker.agent.clone()),
+            Way::Udp(_) => None,
         }
     }
 }
@@ -255,6 +283,8 @@ impl Worker {
                 let _ = self.inbox.send(Event::Announced(task.info_hash, answer));
             }
         }
+        self.shared.state.lock().running -= 1;
+        self.shared.changed.wake_all();
     }
 
     /// Waits for the next announce; also says when it must have ended. `None`: the thread ends.
