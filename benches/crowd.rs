@@ -15,9 +15,9 @@ use support::rig::link::Link;
 use support::rig::network::NAME;
 use support::rig::registry::Registry;
 use support::rig::torrent_cache::Program;
-use support::rig::{get, skopeo, temp_dir, wait_for};
+use support::rig::{Access, get, skopeo, temp_dir, wait_for};
 use support::rounds::{Costs, Side, interleave};
-use support::table::{self, Goal, Row, Table, seconds, share};
+use support::table::{self, Goal, Row, Table, count, seconds, share};
 
 const MIB: usize = 1 << 20;
 /// Of the line to the registry.
@@ -34,20 +34,18 @@ fn main() {
 
 /// A registry with one image, behind the line.
 struct Site {
-    _registry: Registry,
+    registry: Registry,
     image: Image,
     line: Link,
 }
 
-/// What the turns of one side carried over the line, in copies of the image.
+/// What the last turn of one side took from the registry; the first of a side is like the others.
 #[derive(Default)]
-struct Copies(Vec<f64>);
-
-impl Copies {
-    /// Of the last turn: the first of a side is like the others.
-    fn last(&self) -> f64 {
-        self.0.last().copied().unwrap_or(f64::NAN)
-    }
+struct Taken {
+    /// Bytes over the line, in copies of the image.
+    copies: f64,
+    /// Manifests that were fetched, which a registry that limits pulls counts.
+    manifests: f64,
 }
 
 impl Site {
@@ -56,7 +54,7 @@ impl Site {
         let image = Image::random(7, &LAYERS);
         skopeo::push(&image, registry.addr(), NAME);
         let line = Link::to(registry.addr(), MEGABITS);
-        Site { _registry: registry, image, line }
+        Site { registry, image, line }
     }
 
     fn url(&self) -> String {
@@ -64,8 +62,8 @@ impl Site {
     }
 
     /// Lets a host for each of `addrs` pull the image through it, all at once.
-    fn pull(&self, addrs: &[SocketAddr], pids: &[u32], copies: &mut Copies) -> Cost {
-        let before = self.line.carried();
+    fn pull(&self, addrs: &[SocketAddr], pids: &[u32], taken: &mut Taken) -> Cost {
+        let before = (self.line.carried(), self.manifests());
         let all = || {
             thread::scope(|scope| {
                 for addr in addrs {
@@ -78,15 +76,24 @@ impl Site {
             });
         };
         let cost = measure(pids, all, || ());
-        let carried = (self.line.carried() - before) as f64;
-        copies.0.push(carried / self.image.blob_bytes() as f64);
+        let carried = (self.line.carried() - before.0) as f64;
+        taken.copies = carried / self.image.blob_bytes() as f64;
+        taken.manifests = (self.manifests() - before.1) as f64;
         cost
+    }
+
+    /// How many manifests the registry has sent so far.
+    fn manifests(&self) -> usize {
+        let is_pull = |access: &&Access| {
+            access.method == "GET" && access.status == 200 && access.path.contains("/manifests/")
+        };
+        self.registry.accesses().iter().filter(is_pull).count()
     }
 }
 
 fn crowd(table: &mut Table, hosts: usize) {
     let site = Site::start();
-    let [mut ours, mut direct, mut cache] = [(); 3].map(|()| Copies::default());
+    let [mut ours, mut direct, mut cache] = [(); 3].map(|()| Taken::default());
     let costs: [Costs; 3] = interleave(
         2,
         [
@@ -103,14 +110,19 @@ fn crowd(table: &mut Table, hosts: usize) {
     table.push(Row::ratio(&what, mine, ("each by itself", alone), seconds, Goal::AtMost(0.5)));
     table.push(Row::ratio("…", mine, ("pull-through cache", cached), seconds, Goal::AtMost(1.0)));
     let what = "… copies of the image over the line";
-    let (mine, alone, cached) = (ours.last(), direct.last(), cache.last());
+    let (mine, alone, cached) = (ours.copies, direct.copies, cache.copies);
     table.push(Row::ratio(what, mine, ("each by itself", alone), share, Goal::Told));
     table.push(Row::ratio("…", mine, ("pull-through cache", cached), share, Goal::Told));
     table.push(Row::alone("… of this program", mine, share, Goal::AtMost(1.1)));
+    let what = "… manifests that the registry sent";
+    let (mine, alone, cached) = (ours.manifests, direct.manifests, cache.manifests);
+    table.push(Row::ratio(what, mine, ("each by itself", alone), count, Goal::Told));
+    table.push(Row::ratio("…", mine, ("pull-through cache", cached), count, Goal::Told));
+    table.push(Row::alone("… to this program", mine, count, Goal::AtMost(1.0)));
 }
 
 /// A network of new hosts, each with a client.
-fn through_clients(site: &Site, hosts: usize, copies: &mut Copies) -> Cost {
+fn through_clients(site: &Site, hosts: usize, taken: &mut Taken) -> Cost {
     let tracker = Program::tracker("tracker", &[]);
     let health = format!("http://127.0.0.1:{}/health", tracker.option("ETCD_PORT"));
     wait_for("etcd to be healthy", || {
@@ -124,5 +136,5 @@ fn through_clients(site: &Site, hosts: usize, copies: &mut Copies) -> Cost {
     let clients: Vec<Program> =
         (0..hosts).map(|number| Program::client(&format!("client {number}"), &options)).collect();
     let addrs: Vec<SocketAddr> = clients.iter().map(Program::addr).collect();
-    site.pull(&addrs, &[], copies)
+    site.pull(&addrs, &[], taken)
 }

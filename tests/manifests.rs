@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use support::curl::{Got, curl};
@@ -282,6 +283,40 @@ fn with_the_registry_away_what_was_pulled_is_pulled_again() {
     assert_eq!(ask(&granted, "latest", OCI, &good).status, 502);
     assert_eq!(ask(&granted, "latest", "*/*", &good).status, 502);
     assert!(answered(&granted, "stale") >= 3, "{}", granted.log());
+}
+
+/// The one that asks the registry is in the swarm before it has an answer, and has given the
+/// manifest away in the moment in which it has it.
+#[test]
+fn hosts_that_wait_for_a_slow_registry_wait_for_one_answer() {
+    let blob = manifest(0);
+    let held = blob.clone();
+    let pulls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&pulls);
+    let origin = Origin::start(move |request| {
+        if request.line.starts_with("GET") {
+            counted.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_secs(1));
+        }
+        let digest = format!("Docker-Content-Digest: {}", held.digest);
+        says(request, "200 OK", &[&format!("Content-Type: {OCI}"), &digest], &held.bytes)
+    });
+    let registry = format!("http://{}", origin.addr());
+    let (_, clients) = with_nobody_silent(|| {
+        pulls.store(0, Ordering::SeqCst);
+        let network = Network::start(92, &[KIB]);
+        let options = [("REGISTRY_LOCATION", &*registry)];
+        let clients: Vec<Program> =
+            (0..3).map(|number| network.client(&format!("client {number}"), &options)).collect();
+        thread::scope(|scope| {
+            for client in &clients {
+                scope.spawn(|| ask(client, "latest", OCI, &[]).assert_is(200, &blob.bytes));
+            }
+        });
+        (network, clients)
+    });
+    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    assert_eq!(pulls.load(Ordering::SeqCst), 1, "{log}");
 }
 
 /// From the first request of a pull to the last.

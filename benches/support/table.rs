@@ -173,6 +173,11 @@ pub fn share(copies: f64) -> String {
     format!("{copies:.2}")
 }
 
+/// A number of things that are whole.
+pub fn count(things: f64) -> String {
+    format!("{things:.0}")
+}
+
 /// A share of one, in percent.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)

@@ -50,9 +50,8 @@ pub(super) enum Standing {
 }
 
 impl EarlySwarm {
-    pub(super) fn follower(claim: Claim) -> EarlySwarm {
-        let (standing, since) = (Standing::Follower, Time::now());
-        EarlySwarm { claim, standing, since, waits: 0 }
+    pub(super) fn new(claim: Claim, standing: Standing) -> EarlySwarm {
+        EarlySwarm { claim, standing, since: Time::now(), waits: 0 }
     }
 }
 
@@ -121,54 +120,72 @@ impl Fetcher {
 }
 
 /// What became of a claim that was made before the upstream is asked.
-pub(super) enum Fresh {
+pub(super) enum First {
     /// This host is to ask.
-    Ours(FreshClaim),
+    Ours(FirstClaim),
     /// Another host is at it.
     Others(Claim),
     /// Some host has the blob by now.
     Known,
 }
 
-/// A claim of ours that no job holds yet: given up when it is dropped.
-pub(super) struct FreshClaim {
+/// A claim of ours whose blob the upstream is still asked for, and our part in its early swarm, so
+/// that others find us before the first byte is here. All is given up when this is dropped.
+pub(super) struct FirstClaim {
     fetcher: Arc<Fetcher>,
-    name: BlobName,
     pub(super) claim: Claim,
+    pub(super) partial: Arc<Partial>,
+    pub(super) membership: Arc<Membership>,
     is_kept: bool,
 }
 
-impl FreshClaim {
+impl FirstClaim {
     /// A job holds it from now on.
     pub(super) fn keep(mut self) {
         self.is_kept = true;
     }
 }
 
-impl Drop for FreshClaim {
+impl Drop for FirstClaim {
     fn drop(&mut self) {
         if !self.is_kept {
-            self.fetcher.catalog().release(&self.name, &self.claim);
+            self.fetcher.catalog().release(&self.partial.name(), &self.claim);
+            self.fetcher.store().discard(&self.partial);
         }
     }
 }
 
 impl Fetcher {
     /// Claims a blob of which the catalog knew nothing a moment ago, before the upstream is asked
-    /// for it. `None`: it cannot be claimed.
-    pub(super) fn claim_first(self: &Arc<Self>, name: &BlobName, len: u64) -> Option<Fresh> {
+    /// for it. `None`: it cannot be claimed, or not be kept.
+    pub(super) fn claim_first(self: &Arc<Self>, name: &BlobName, len: u64) -> Option<First> {
         Geometry::for_blob(len).ok()?;
         let claim = new_claim(len);
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
         match self.catalog().claim(name, &claim, deadline).ok()? {
-            Claimed::Ours => {
-                let fetcher = Arc::clone(self);
-                Some(Fresh::Ours(FreshClaim { fetcher, name: *name, claim, is_kept: false }))
-            }
-            Claimed::Others(claim) => Some(Fresh::Others(claim)),
-            Claimed::Known => Some(Fresh::Known),
+            Claimed::Ours => self.begin_claimed(name, claim).map(First::Ours),
+            Claimed::Others(claim) => Some(First::Others(claim)),
+            Claimed::Known => Some(First::Known),
             Claimed::Gone => None,
         }
+    }
+
+    fn begin_claimed(self: &Arc<Self>, name: &BlobName, claim: Claim) -> Option<FirstClaim> {
+        let begun = self.begin(name, Some(claim.blob_len));
+        let joined = begun.and_then(|partial| {
+            let membership = self.join_early(name, &claim, &partial)?;
+            Some((partial, membership))
+        });
+        let Some((partial, membership)) = joined else {
+            self.catalog().release(name, &claim);
+            return None;
+        };
+        // Who brings it takes none of it from others.
+        while membership.claim(0, u64::MAX, true).is_some() {}
+        figures::CLAIMS_OURS.add(1);
+        log::debug!("blob {name}: an early swarm, the upstream is asked");
+        let fetcher = Arc::clone(self);
+        Some(FirstClaim { fetcher, claim, partial, membership, is_kept: false })
     }
 }
 
@@ -211,22 +228,17 @@ impl Conductor {
         let answer = self.claiming.take().and_then(|answer| answer.recv().ok()).flatten();
         if let Some((claim, standing)) = answer
             && (standing == Standing::Leader || self.fetcher.follows_claims())
+            && Some(claim.blob_len) == self.partial.len()
         {
             self.take_part(claim, standing);
         }
     }
 
     /// Takes part in the early swarm of `claim`.
-    pub(super) fn take_part(&mut self, claim: Claim, standing: Standing) {
+    fn take_part(&mut self, claim: Claim, standing: Standing) {
         let name = self.job.name();
-        if Some(claim.blob_len) != self.partial.len() {
-            if standing == Standing::Leader {
-                self.fetcher.catalog().release(&name, &claim);
-            }
-            return;
-        }
         let membership = self.fetcher.join_early(&name, &claim, &self.partial);
-        self.early = Some(EarlySwarm { standing, ..EarlySwarm::follower(claim) });
+        self.early = Some(EarlySwarm::new(claim, standing));
         let Some(membership) = membership else { return };
         log::debug!("blob {name}: an early swarm, we are its {standing:?}");
         match standing {

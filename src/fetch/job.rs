@@ -22,7 +22,7 @@ use crate::catalog::Claim;
 use crate::engine::Membership;
 use crate::fetch::access::Claimant;
 use crate::fetch::delta::Lack;
-use crate::fetch::early::{EarlySwarm, FreshClaim, Standing};
+use crate::fetch::early::{EarlySwarm, FirstClaim, Standing};
 use crate::fetch::fill::{Fill, FillEnd, FillError, Gauge, Run};
 use crate::fetch::follow::{self, Verdict};
 use crate::fetch::meter::{self, Meter};
@@ -271,8 +271,8 @@ pub(super) enum Start {
     Swarm(Arc<Metainfo>, Arc<Membership>),
     /// It knows which host fetches the blob.
     Early(Claim, Arc<Membership>),
-    /// It does not; the upstream's response is open, and the blob may be claimed already.
-    Upstream(Box<Body>, Option<FreshClaim>),
+    /// It does not; the upstream's response is open, and this host may have claimed the blob.
+    Upstream(Box<Body>, Option<FirstClaim>),
     /// It does not know the delta, which has these files; the superblock is in the partial.
     Delta(Layout),
 }
@@ -330,10 +330,14 @@ impl Conductor {
                 (Some(metainfo), Some(membership), None, None)
             }
             Start::Early(claim, membership) => {
-                early = Some(EarlySwarm::follower(claim));
+                early = Some(EarlySwarm::new(claim, Standing::Follower));
                 (None, Some(membership), None, None)
             }
-            Start::Upstream(body, ours) => (None, None, Some(Stream::of_body(*body)), ours),
+            Start::Upstream(body, ours) => {
+                early = ours.as_ref().map(|ours| EarlySwarm::new(ours.claim, Standing::Leader));
+                let membership = ours.as_ref().map(|ours| Arc::clone(&ours.membership));
+                (None, membership, Some(Stream::of_body(*body)), ours)
+            }
             Start::Delta(files) => {
                 layout = Some(files);
                 (None, None, None, None)
@@ -371,9 +375,6 @@ impl Conductor {
         };
         if let Some(membership) = membership {
             conductor.enter(membership);
-        }
-        if let Some(claim) = &claim {
-            conductor.take_part(claim.claim, Standing::Leader);
         }
         conductor.start_threads(body).inspect_err(|_| {
             partial.feed().fail("no thread could be started");

@@ -11,7 +11,7 @@ use crate::base::hash::ContentHasher;
 use crate::base::thread;
 use crate::catalog::Claim;
 use crate::fetch::access::is_refusal;
-use crate::fetch::early::{Fresh, FreshClaim};
+use crate::fetch::early::{First, FirstClaim};
 use crate::fetch::grants::Standing;
 use crate::fetch::job::{Conductor, Job, Opened, Start};
 use crate::fetch::reader::{Arriving, Passing, Source, Unsettled};
@@ -314,7 +314,7 @@ impl Fetcher {
 
     /// Where the catalog says that the blob is, or that it will be. If nobody has it and it is one
     /// that is claimed first: that this host fetches it.
-    fn catalogued(self: &Arc<Self>, request: &BlobRequest) -> (Option<Known>, Option<FreshClaim>) {
+    fn catalogued(self: &Arc<Self>, request: &BlobRequest) -> (Option<Known>, Option<FirstClaim>) {
         thread::before_wait();
         let name = &request.name;
         // Once more, if it came into the catalog between the look-up and the claim.
@@ -331,9 +331,9 @@ impl Fetcher {
             match (entry.claim, request.told_len) {
                 (Some(claim), _) => return (Some(Known::Early(claim)), None),
                 (None, Some(len)) => match self.claim_first(name, len) {
-                    Some(Fresh::Ours(claim)) => return (None, Some(claim)),
-                    Some(Fresh::Others(claim)) => return (Some(Known::Early(claim)), None),
-                    Some(Fresh::Known) => {}
+                    Some(First::Ours(claim)) => return (None, Some(claim)),
+                    Some(First::Others(claim)) => return (Some(Known::Early(claim)), None),
+                    Some(First::Known) => {}
                     None => break,
                 },
                 (None, None) => break,
@@ -428,7 +428,7 @@ impl Fetcher {
         self: &Arc<Self>,
         request: &BlobRequest,
         job: &Arc<Job>,
-        claim: Option<FreshClaim>,
+        claim: Option<FirstClaim>,
     ) -> Result<Reader, FetchError> {
         let Some((first, last)) = start_of(request.range) else { return self.pass(request) };
         if !plan::worth_a_job(first, last) {
@@ -437,10 +437,12 @@ impl Fetcher {
         let body = self.upstream().blob(&request.origin, first, None);
         let body = body.map_err(FetchError::Upstream)?;
         self.granted(request);
-        // An empty blob has no pieces and needs no store.
-        let kept = match body.total {
-            Some(0) => None,
-            total => self.begin(&request.name, total),
+        let claim = claim.filter(|claim| body.total == Some(claim.claim.blob_len));
+        let kept = match (&claim, body.total) {
+            (Some(claim), _) => Some(Arc::clone(&claim.partial)),
+            // An empty blob has no pieces and needs no store.
+            (None, Some(0)) => None,
+            (None, total) => self.begin(&request.name, total),
         };
         let Some(partial) = kept else { return passing(request, body) };
         let start = Start::Upstream(Box::new(body), claim);

@@ -14,6 +14,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// A host that needs pieces and has nobody to ask does not wait for the interval.
 const LONELY: Duration = Duration::from_secs(15);
+/// Not even for that in a swarm that begins at this moment, whose other members may announce
+/// themselves just after it; each time that was in vain it waits twice as long.
+const LONELY_AT_FIRST: Duration = Duration::from_millis(100);
 
 /// What the tracker knows and when it is told more. One announce is under way at a time.
 #[derive(Debug)]
@@ -25,13 +28,16 @@ pub(super) struct Announcer {
     answered_at: Option<Time>,
     next: Time,
     failures: u32,
+    /// How long a lonely host waits after an answer.
+    lonely: Duration,
 }
 
 impl Announcer {
-    /// The first announce is due at once.
-    pub(super) fn new(now: Time) -> Announcer {
+    /// The first announce is due at once; `begins`: the swarm begins at this moment.
+    pub(super) fn new(now: Time, begins: bool) -> Announcer {
         let news = AnnounceEvent::Started;
-        Announcer { news, telling: None, answered_at: None, next: now, failures: 0 }
+        let lonely = if begins { LONELY_AT_FIRST } else { LONELY };
+        Announcer { news, telling: None, answered_at: None, next: now, failures: 0, lonely }
     }
 
     /// When the next announce is due; `lonely` if we need pieces and have no link.
@@ -41,7 +47,7 @@ impl Announcer {
         }
         match self.answered_at {
             Some(answered_at) if lonely && self.failures == 0 => {
-                Some(self.next.min(answered_at + LONELY))
+                Some(self.next.min(answered_at + self.lonely))
             }
             _ => Some(self.next),
         }
@@ -59,6 +65,9 @@ impl Announcer {
     /// The tracker answered.
     pub(super) fn answered(&mut self, now: Time, interval: Duration) {
         let Some(told) = self.telling.take() else { return };
+        if self.answered_at.is_some() {
+            self.lonely = (self.lonely * 2).min(LONELY);
+        }
         self.answered_at = Some(now);
         self.failures = 0;
         self.next = now + interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
@@ -105,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_interval_of_the_tracker_is_kept_unless_we_are_lonely() {
-        let mut announcer = Announcer::new(at(0));
+        let mut announcer = Announcer::new(at(0), false);
         assert_eq!(announcer.due(at(0), false), Some(AnnounceEvent::Started));
         assert_eq!(announcer.due(at(0), false), None, "one at a time");
         announcer.answered(at(1), Duration::from_secs(100));
@@ -117,8 +126,25 @@ mod tests {
     }
 
     #[test]
+    fn where_a_swarm_begins_who_is_lonely_asks_again_soon_and_ever_later() {
+        let mut announcer = Announcer::new(at(0), true);
+        let mut now = at(0);
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let due = announcer.next_due(true).unwrap();
+            waits.push(due.since(now).as_millis());
+            now = due;
+            assert!(announcer.due(now, true).is_some());
+            announcer.answered(now, Duration::from_secs(1000));
+            assert_eq!(announcer.next_due(false), Some(now + Duration::from_secs(1000)));
+        }
+        let usual = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 15_000, 15_000];
+        assert_eq!(waits, [&[0], &usual[..], &[15_000]].concat());
+    }
+
+    #[test]
     fn failures_are_retried_ever_later_and_lose_no_news() {
-        let mut announcer = Announcer::new(at(0));
+        let mut announcer = Announcer::new(at(0), false);
         let mut now = at(0);
         let mut waits = Vec::new();
         for _ in 0..9 {
@@ -133,7 +159,7 @@ mod tests {
 
     #[test]
     fn completion_is_told_once_even_if_it_comes_while_telling() {
-        let mut announcer = Announcer::new(at(0));
+        let mut announcer = Announcer::new(at(0), false);
         announcer.due(at(0), false);
         announcer.completed(at(1));
         announcer.answered(at(2), Duration::from_secs(100));
@@ -144,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_host_that_starts_complete_does_not_tell_completion() {
-        let mut announcer = Announcer::new(at(0));
+        let mut announcer = Announcer::new(at(0), false);
         announcer.completed(at(0));
         assert!(!announcer.is_known());
         assert_eq!(announcer.due(at(0), false), Some(AnnounceEvent::Started));

@@ -72,6 +72,7 @@ impl Swarm {
     #[must_use]
     pub fn new(config: Config, geometry: Geometry, have: Pieces, rng: Rng, now: Time) -> Swarm {
         let pieces = PieceTable::new(geometry, have);
+        let announcer = Announcer::new(now, !config.hashes_known);
         Swarm {
             config,
             rng,
@@ -81,7 +82,7 @@ impl Swarm {
             down: Meter::default(),
             fastest: 0,
             candidates: Candidates::default(),
-            announcer: Announcer::new(now),
+            announcer,
             spread: Spread::new(&geometry),
             next_tick: now,
             next_round: now,
