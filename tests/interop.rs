@@ -227,8 +227,7 @@ fn all_kinds_of_clients_meet_in_one_swarm_of_opentracker() {
 /// A tracker on IPv6 alone, and where it is announced to over HTTP and UDP.
 fn tracker_v6() -> (Program, [String; 2]) {
     let tracker = Program::tracker("tracker", &[("NO_ETCD", "1"), ("INTERFACE", "::1")]);
-    let port = tracker.option("TRACKER_PORT");
-    let announces = [format!("http://[::1]:{port}/announce"), format!("udp://[::1]:{port}")];
+    let announces = [tracker.announce_url(), tracker.announce_url_udp()];
     (tracker, announces)
 }
 

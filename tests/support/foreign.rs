@@ -18,9 +18,11 @@ use super::{free_port, get, loopback, temp_dir, wait_for};
 pub enum Kind {
     Aria2,
     Libtorrent,
-    /// It calls nobody on loopback: others must call it.
+    /// It calls nobody on loopback: others must call it. It knows peers by their addresses without
+    /// the port: it has one link to each, and an address where one had everything is a seeder's
+    /// from then on, at which it hangs up when it is one itself and the torrent is private.
     Transmission,
-    /// Not in Debian: `make interop` builds it. It calls nobody on loopback whom a tracker names.
+    /// Not in Debian: `make interop` builds it.
     Rqbit,
 }
 
@@ -130,7 +132,7 @@ fn peer(
         }
         Kind::Rqbit => {
             fs::write(&path, announced(torrent, tracker)).expect("disk has room");
-            (rqbit(act, dir, &path), "make interop")
+            (rqbit(act, dir, &path, tracker), "make interop")
         }
     }
 }
@@ -140,18 +142,6 @@ fn announced(torrent: &[u8], tracker: &str) -> Vec<u8> {
     let mut with = format!("d8:announce{}:{tracker}", tracker.len()).into_bytes();
     with.extend_from_slice(&torrent[1..]);
     with
-}
-
-/// Downloads with rqbit from one peer.
-pub fn rqbit_downloads_from(peer: SocketAddr, name: &str, torrent: &[u8]) -> Vec<u8> {
-    let dir = temp_dir();
-    let path = dir.path().join("x.torrent");
-    fs::write(&path, torrent).expect("disk has room");
-    let mut command = rqbit(Act::Download, dir.path(), &path);
-    command.arg(format!("--initial-peers={peer}"));
-    let finished = Process::run("rqbit", command, "make interop");
-    assert!(finished.status.success(), "rqbit: {}", finished.output);
-    fs::read(dir.path().join(name)).expect("it was downloaded")
 }
 
 fn aria2(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
@@ -196,12 +186,12 @@ fn transmission(dir: &Path, torrent: &Path) -> Command {
     without_proxies(command)
 }
 
-fn rqbit(act: Act, dir: &Path, torrent: &Path) -> Command {
+fn rqbit(act: Act, dir: &Path, torrent: &Path, tracker: &str) -> Command {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/rqbit");
     let mut command = Command::new(program);
     command.args(["-v", "error", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]);
-    let port = free_port().to_string();
-    command.args(["--listen-ip", "127.0.0.1", "--listen-port", &port, "--announce-port", &port]);
+    let (ip, port) = (if is_v6(tracker) { "::1" } else { "127.0.0.1" }, free_port().to_string());
+    command.args(["--listen-ip", ip, "--listen-port", &port, "--announce-port", &port]);
     command.args(["download", "--disable-http-api", "--overwrite", "-o"]).arg(dir);
     if act == Act::Download {
         command.arg("--exit-on-finish");

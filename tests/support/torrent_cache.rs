@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -251,12 +251,17 @@ impl Program {
 
     /// The announce URL of a tracker over HTTP, as `TRACKER` takes it.
     pub fn announce_url(&self) -> String {
-        format!("http://127.0.0.1:{}/announce", self.option("TRACKER_PORT"))
+        format!("http://{}/announce", self.tracker_addr())
     }
 
     /// The announce URL of a tracker over UDP, as `TRACKER` takes it.
     pub fn announce_url_udp(&self) -> String {
-        format!("udp://127.0.0.1:{}", self.option("TRACKER_PORT"))
+        format!("udp://{}", self.tracker_addr())
+    }
+
+    fn tracker_addr(&self) -> SocketAddr {
+        let interface: IpAddr = self.option("INTERFACE").parse().expect("an address");
+        SocketAddr::new(interface, self.option("TRACKER_PORT").parse().expect("ports are numbers"))
     }
 
     fn admin_url(&self, path: &str) -> String {
