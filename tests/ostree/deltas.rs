@@ -7,6 +7,7 @@ use std::process::Command;
 
 use torrent_cache::base::hash::{Sha1Hash, sha256};
 use torrent_cache::proto::blob::BlobName;
+use torrent_cache::proto::geometry::Geometry;
 use torrent_cache::proto::metainfo::Metainfo;
 use torrent_cache::proto::ostree::Checksum;
 use torrent_cache::proto::ostree::layout::Layout;
@@ -215,7 +216,9 @@ fn an_entry_of_the_catalog_that_lies_is_passed_over() {
     let mut bytes = fs::read(superblock).expect("it is there");
     bytes.extend_from_slice(&vec![7; 200_000]);
     let layout = Layout::new([superblock_len, 200_000]).expect("a layout");
-    let lie = Metainfo::of_delta(&name, &layout, vec![Sha1Hash::of(&bytes)]).expect("metainfo");
+    let geometry = Geometry::for_blob(layout.len()).expect("a length");
+    let hashes = bytes.chunks(geometry.piece_len() as usize).map(Sha1Hash::of).collect();
+    let lie = Metainfo::of_delta(&name, &layout, hashes).expect("metainfo");
     put(&world.tracker, &name, &lie.encode());
     let seeder = Program::client("seeder", &[("TRACKER", &world.tracker.announce_url())]);
     seed(seeder, &name, &bytes, &lie, |seeder| {
