@@ -314,9 +314,10 @@ pub const CLAIM_LEN_MIN: u64 = 1 << 20;
 pub const MANIFEST_LEN_MAX: usize = 1 << 20;
 /// Manifests of which it is remembered how long they are said to be: when full, all are forgotten.
 pub const MANIFEST_LENS_MAX: usize = 4096;
-/// How many bytes a byte of JSON may take when it is read: an element of a list takes 32, in a list
-/// that has grown to twice its length, and 2 of text.
-pub const JSON_EXPANSION: u64 = 33;
+/// How many bytes a byte of JSON may take when it is read: an object of one field takes a node of
+/// 11, 630 bytes, and 7 of text.
+pub const JSON_EXPANSION: u64 = 100;
+const _: () = assert!(MANIFEST_LEN_MAX as u64 * JSON_EXPANSION <= FILES_IN_MEMORY_MAX);
 /// How long no byte may come in an early swarm, beside the time of a piece.
 pub const EARLY_PATIENCE: Duration = Duration::from_secs(2);
 /// How fast (bytes per second) its host must get a piece for that: it shares a piece when it is

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -14,6 +15,7 @@ use support::faults::FaultProxy;
 use support::image::{Blob, Image};
 use support::network::{NAME, Network};
 use support::origin::{Origin, Request, Step, answer};
+use support::process::Process;
 use support::registry::CREDENTIALS;
 use support::torrent_cache::Program;
 use support::{Access, PATIENCE, get, skopeo, temp_dir, wait_for, wait_longer};
@@ -394,18 +396,94 @@ fn a_ping_is_answered_as_the_registry_last_did() {
 }
 
 #[test]
-fn what_anybody_could_pull_by_tag_is_known_after_a_restart() {
+fn after_a_restart_what_was_pulled_is_there_for_everybody_or_for_nobody() {
     let network = Network::start(87, &[KIB]);
     let proxy = FaultProxy::start(network.registry.addr());
-    let mut client = network.client("client", &[("REGISTRY_LOCATION", &proxy.url())]);
     let manifest = &network.image.manifest;
-    ask(&client, "latest", DOCKER, &[]).assert_is(200, &manifest.bytes);
-    assert!(client.stop().success());
+    let mut clients = ["granted", "allow"].map(|offline| {
+        let options = [("REGISTRY_LOCATION", &*proxy.url()), ("OFFLINE", offline)];
+        let mut client = network.client(offline, &options);
+        ask(&client, "latest", DOCKER, &[]).assert_is(200, &manifest.bytes);
+        assert!(client.stop().success());
+        client
+    });
     drop(proxy);
-    client.start_again();
-    let got = ask(&client, "latest", DOCKER, &[]);
+    clients.iter_mut().for_each(Program::start_again);
+    let [granted, allow] = &clients;
+    assert_eq!(ask(granted, "latest", DOCKER, &[]).status, 502);
+    let got = ask(allow, "latest", DOCKER, &[]);
     got.assert_is(200, &manifest.bytes);
     assert_eq!(got.header("x-torrent-cache"), Some("stale"));
+}
+
+/// One question that breaks is no outage of which a tag could be the victim.
+#[test]
+fn a_tag_is_asked_for_again_after_a_question_that_broke() {
+    let (older, newer) = (manifest(0), manifest(1));
+    let (blobs, moved) = ([older.clone(), newer.clone()], Arc::new(AtomicUsize::new(0)));
+    let is_now = Arc::clone(&moved);
+    let origin = Origin::start(move |request| {
+        if request.target().ends_with("/other") {
+            return vec![Step::Reset];
+        }
+        let blob = &blobs[is_now.load(Ordering::SeqCst)];
+        let digest = format!("Docker-Content-Digest: {}", blob.digest);
+        says(request, "200 OK", &[&format!("Content-Type: {OCI}"), &digest], &blob.bytes)
+    });
+    let client = client_of(&origin);
+    ask(&client, "latest", OCI, &[]).assert_is(200, &older.bytes);
+    moved.store(1, Ordering::SeqCst);
+    assert_eq!(ask(&client, "other", OCI, &["--head"]).status, 502);
+    ask(&client, "latest", OCI, &[]).assert_is(200, &newer.bytes);
+}
+
+#[test]
+fn what_is_no_longer_for_everybody_is_not_when_the_registry_is_away() {
+    let blob = manifest(0);
+    let (held, mode) = (blob.clone(), Arc::new(AtomicUsize::new(0)));
+    let says_now = Arc::clone(&mode);
+    let origin = Origin::start(move |request| {
+        let digest = format!("Docker-Content-Digest: {}", held.digest);
+        match says_now.load(Ordering::SeqCst) {
+            0 => says(request, "200 OK", &[&format!("Content-Type: {OCI}"), &digest], &held.bytes),
+            1 => says(request, "401 Unauthorized", &["WWW-Authenticate: Basic realm=r"], b""),
+            _ => says(request, "503 Service Unavailable", &[], b"away"),
+        }
+    });
+    let client = client_of(&origin);
+    let key = "?key=SECRET";
+    ask(&client, "latest", OCI, &[]).assert_is(200, &blob.bytes);
+    ask(&client, &format!("latest{key}"), OCI, &[]).assert_is(200, &blob.bytes);
+    mode.store(2, Ordering::SeqCst);
+    ask(&client, "latest", OCI, &[]).assert_is(200, &blob.bytes);
+    mode.store(1, Ordering::SeqCst);
+    assert_eq!(ask(&client, "latest", OCI, &[]).status, 401);
+    mode.store(2, Ordering::SeqCst);
+    for reference in ["latest", &blob.digest] {
+        assert_eq!(ask(&client, reference, OCI, &[]).status, 503, "{reference}");
+    }
+    // What stands in a query may be a secret.
+    let mut grep = Command::new("grep");
+    grep.args(["-r", "-l", "SECRET", client.option("STORAGE")]);
+    assert_eq!(Process::run("grep", grep, "grep").output.trim(), "");
+    assert!(!client.log().contains("SECRET"), "{}", client.log());
+}
+
+#[test]
+fn what_is_no_registry_is_not_spoken_for() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&fails);
+    let origin = Origin::start(move |request| match failing.load(Ordering::SeqCst) {
+        true => says(request, "503 Service Unavailable", &[], b"away"),
+        false => says(request, "200 OK", &["Content-Type: text/html"], b"<html>"),
+    });
+    let registry = format!("http://{}", origin.addr());
+    let options = [("REGISTRY_LOCATION", &*registry), ("OFFLINE", "allow")];
+    let client = Program::client("client", &options);
+    let ping = || curl(&format!("http://{}/v2/", client.addr()), &[]);
+    assert_eq!(ping().status, 200);
+    fails.store(true, Ordering::SeqCst);
+    assert_eq!(ping().status, 503);
 }
 
 /// A manifest of an image of nothing, `padding` bytes longer than it would have to be.
@@ -427,6 +505,9 @@ fn says(request: &Request, status: &str, fields: &[&str], body: &[u8]) -> Vec<St
 fn client_of(origin: &Origin) -> Program {
     Program::client("client", &[("REGISTRY_LOCATION", &format!("http://{}", origin.addr()))])
 }
+
+/// In place of a status: the connection breaks.
+const BREAKS: &str = "";
 
 /// Whatever a registry says that is not as it should be, a client hears the same from it through
 /// us.
@@ -450,6 +531,7 @@ fn a_registry_with_ways_of_its_own_is_heard_as_it_is() {
     let cases: &[(&str, [Said<'_>; 3], &Blob)] = &[
         ("HEAD is not allowed", [("405 Method Not Allowed", &["Allow: GET"], b""), ok, ok], &blob),
         ("HEAD knows nothing", [unknown, ok, ok], &blob),
+        ("HEAD breaks", [(BREAKS, &[], b""), ok, ok], &blob),
         ("HEAD fails", [("500 Internal Server Error", &[], b""), ok, ok], &blob),
         ("no digest", [("200 OK", &[&kind], &blob.bytes), ok, ok], &blob),
         ("no type", [("200 OK", &[&right], &blob.bytes), ok, ok], &blob),
@@ -466,10 +548,14 @@ fn a_registry_with_ways_of_its_own_is_heard_as_it_is() {
         });
         let origin = Origin::start(move |request| {
             let is_tag = request.target().ends_with("/latest");
-            let (status, fields, body) = match request.line.starts_with("HEAD") {
-                true => &said[0],
-                false => &said[if is_tag { 1 } else { 2 }],
-            };
+            let (status, fields, body): &(String, Vec<String>, Vec<u8>) =
+                match request.line.starts_with("HEAD") {
+                    true => &said[0],
+                    false => &said[if is_tag { 1 } else { 2 }],
+                };
+            if status == BREAKS {
+                return vec![Step::Reset];
+            }
             let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
             says(request, status, &fields, body)
         });
@@ -514,8 +600,16 @@ fn where_pulls_are_limited_a_host_needs_none_for_what_the_network_has() {
         }
     }
     assert_eq!(pulls.load(Ordering::SeqCst), 1, "{}", second.log());
-    // What nobody has is the registry's to refuse, in its own words.
-    let refused = ask(&second, "newer", OCI, &[]);
-    assert_eq!((refused.status, &*refused.body), (429, &b"toomanyrequests"[..]));
-    assert_eq!(refused.header("retry-after"), Some("60"));
+    // What nobody has is the registry's to refuse, in its own words, also to who waited for another
+    // to get it.
+    thread::scope(|scope| {
+        for client in [&first, &second] {
+            scope.spawn(|| {
+                let refused = ask(client, "newer", OCI, &[]);
+                let told = (refused.status, &*refused.body, refused.header("retry-after"));
+                assert_eq!(told, (429, &b"toomanyrequests"[..], Some("60")), "{}", client.log());
+            });
+        }
+    });
+    assert_eq!(pulls.load(Ordering::SeqCst), 3, "each asks once: {}", second.log());
 }

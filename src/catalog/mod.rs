@@ -91,6 +91,8 @@ pub struct Catalog {
     lookups: Ranked<Breaker>,
     /// Apart from look-ups, which a member answers also when the cluster cannot be written to.
     claims: Ranked<Breaker>,
+    /// Apart from those, which have more time.
+    first_claims: Ranked<Breaker>,
     lease: Lease,
     publisher: Publisher,
 }
@@ -123,8 +125,8 @@ impl Catalog {
         let client = Arc::new(Client::new(config));
         let publisher = Publisher::start(Arc::clone(&client))?;
         let breaker = || Ranked::new(Rank::Remote, Breaker::new());
-        let (lookups, claims, lease) = (breaker(), breaker(), Lease::new());
-        Ok(Catalog { client, lookups, claims, lease, publisher })
+        let (lookups, claims, first_claims) = (breaker(), breaker(), breaker());
+        Ok(Catalog { client, lookups, claims, first_claims, lease: Lease::new(), publisher })
     }
 
     /// What is known of a blob, in one call. A claim that cannot be read is none.
@@ -228,7 +230,21 @@ impl Catalog {
         claim: &Claim,
         deadline: Time,
     ) -> Result<Claimed, CatalogError> {
-        self.put_or_release(name, None, claim, deadline)
+        self.put_or_release(&self.claims, name, None, claim, deadline)
+    }
+
+    /// As [`Catalog::claim`], for who waits for it and has little time: that this was not enough
+    /// keeps nobody else from claiming.
+    ///
+    /// # Errors
+    /// As [`Catalog::claim`].
+    pub fn claim_first(
+        &self,
+        name: &BlobName,
+        claim: &Claim,
+        deadline: Time,
+    ) -> Result<Claimed, CatalogError> {
+        self.put_or_release(&self.first_claims, name, None, claim, deadline)
     }
 
     /// Puts the claim `to` in the place of `from`, if that is still there and the catalog does not
@@ -243,7 +259,7 @@ impl Catalog {
         to: &Claim,
         deadline: Time,
     ) -> Result<Claimed, CatalogError> {
-        self.put_or_release(name, Some(from), to, deadline)
+        self.put_or_release(&self.claims, name, Some(from), to, deadline)
     }
 
     /// Deletes a claim if it is still this one, in the background. One for which there is no room
@@ -268,14 +284,15 @@ impl Catalog {
 
     fn put_or_release(
         &self,
+        breaker: &Ranked<Breaker>,
         name: &BlobName,
         from: Option<&Claim>,
         to: &Claim,
         deadline: Time,
     ) -> Result<Claimed, CatalogError> {
-        let outcome = past(&self.claims, || self.put_claim(name, from, to, deadline));
-        // What was not answered may have been done all the same: then others would wait for us.
-        if matches!(outcome, Err(CatalogError::TimedOut | CatalogError::Io(_))) {
+        let outcome = past(breaker, || self.put_claim(name, from, to, deadline));
+        // It may have been done all the same: then others would wait for us.
+        if !matches!(outcome, Ok(_) | Err(CatalogError::Away)) {
             self.release(name, to);
         }
         outcome

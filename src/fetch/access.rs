@@ -145,6 +145,12 @@ impl Fetcher {
         grants.standing(Time::now(), &claimant.scope, claimant.credential, &request.name)
     }
 
+    /// Whether the upstream has served something of the URL's repository to who asks.
+    pub(super) fn may_read(&self, origin: &Origin) -> bool {
+        let Claimant { scope, credential } = Claimant::of(origin);
+        self.grants.lock().access(Time::now(), &scope, credential) != Standing::Unknown
+    }
+
     /// Notes that the upstream has served this request.
     pub(super) fn granted(&self, request: &BlobRequest) {
         if request.is_granted {

@@ -162,7 +162,7 @@ impl Fetcher {
         Geometry::for_blob(len).ok()?;
         let claim = new_claim(len);
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
-        match self.catalog().claim(name, &claim, deadline).ok()? {
+        match self.catalog().claim_first(name, &claim, deadline).ok()? {
             Claimed::Ours => self.begin_claimed(name, claim).map(First::Ours),
             Claimed::Others(claim) => Some(First::Others(claim)),
             Claimed::Known => Some(First::Known),
@@ -316,6 +316,8 @@ impl Conductor {
         let ours = Claim { holder: Rng::from_os().next_u64(), ..early.claim };
         let deadline = Time::now() + limits::CATALOG_LOOKUP;
         let taken = self.fetcher.catalog().take_over(&name, &early.claim, &ours, deadline);
+        // Who gave its claim up was there, and may have been refused.
+        let was_there = matches!(taken, Ok(Claimed::Gone));
         match taken {
             Ok(Claimed::Ours) => {
                 figures::CLAIMS_TAKEN_OVER.add(1);
@@ -333,7 +335,7 @@ impl Conductor {
         }
         if early.standing != Standing::Follower {
             self.job.now_leads();
-            if !self.has_bytes_of_peers() {
+            if !was_there && !self.has_bytes_of_peers() {
                 self.fetcher.followed.lock().was_in_vain(Time::now());
             }
             log::info!("blob {name}: its host is silent, the rest comes from upstream");

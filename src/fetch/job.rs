@@ -257,6 +257,11 @@ impl Job {
         self.refusal.get()
     }
 
+    /// Whether the upstream has had enough of questions.
+    pub(super) fn is_limited(&self) -> bool {
+        self.refusal().is_some_and(|answer| answer.status == 429)
+    }
+
     /// Ends the job without the blob: nobody wants it, or the program stops.
     pub(super) fn cancel(&self) {
         // A full queue means that the conductor has enough to wake for; it looks at the stop flag
@@ -710,7 +715,9 @@ impl Conductor {
                 return Some((Failure::WrongDigest, error.to_string()));
             }
             Err(error) => {
-                let is_refused = matches!(&error, FillError::Upstream(error) if is_final(error));
+                let is_begun = self.partial.feed().readable() > 0;
+                let is_refused = matches!(&error, FillError::Upstream(error)
+                    if is_final(error) || (!is_begun && is_limited(error)));
                 self.refused = self.asked_as.take().filter(|_| is_refused);
                 self.is_other_len =
                     matches!(&error, FillError::Upstream(UpstreamError::OtherLength { .. }));
@@ -737,6 +744,7 @@ impl Conductor {
                 if let Err(error) = self.seal() {
                     // The readers have their bytes; only the next one asks again.
                     log::warn!("blob {} is not kept: {error}", self.job.name);
+                    self.release_claim();
                 }
                 None
             }
@@ -760,7 +768,10 @@ impl Conductor {
             Some(metainfo) => Arc::clone(metainfo),
             None => match self.make_metainfo()? {
                 Some(metainfo) => Arc::new(metainfo),
-                None => return Ok(()),
+                None => {
+                    self.release_claim();
+                    return Ok(());
+                }
             },
         };
         let blob = self.fetcher.seal(&self.partial, &metainfo)?;
@@ -849,6 +860,11 @@ fn is_other_len(error: &FillError) -> bool {
         FillError::Upstream(UpstreamError::Status(answer)) => answer.status == 416,
         _ => false,
     }
+}
+
+/// Whether the upstream has had enough of questions: nothing is lost yet if the client is told so.
+fn is_limited(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Status(answer) if answer.status == 429)
 }
 
 /// Whether asking again would bring the same answer.

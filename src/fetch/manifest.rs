@@ -13,11 +13,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::base::clock::Time;
 use crate::base::hash::{hex, sha256};
-use crate::fetch::access::{Claimant, is_refusal, scope_of};
+use crate::fetch::access::{Claimant, is_refusal};
 use crate::fetch::blob_body::BlobBody;
-use crate::fetch::grants::{Credential, Standing};
+use crate::fetch::grants::Standing;
 use crate::fetch::{BlobRequest, FetchError, Fetcher, Loaded, Reader};
 use crate::limits;
 use crate::log_limited;
@@ -117,12 +116,16 @@ impl Fetcher {
         let name = match by_digest {
             Some(name) if self.store().contains(&name) || self.told_len(&name).is_some() => name,
             // Of a digest it says the length, which who claims it has to know.
-            _ => match self.head_manifest(request)? {
-                ManifestHead::Kept(manifest) => return Ok(Some(manifest)),
-                ManifestHead::Said(answer) => match by_digest.or_else(|| named_by(&answer)) {
+            _ => match (self.head_manifest(request), by_digest) {
+                (Ok(ManifestHead::Kept(manifest)), _) => return Ok(Some(manifest)),
+                (_, Some(name)) => name,
+                (Ok(ManifestHead::Said(answer)), None) => match named_by(&answer) {
                     Some(name) => name,
                     None => return Ok(None),
                 },
+                // It may break at this question alone.
+                (Err(FetchError::Upstream(UpstreamError::Io(_))), None) => return Ok(None),
+                (Err(error), None) => return Err(error),
             },
         };
         let told_len = self.told_len(&name);
@@ -154,7 +157,9 @@ impl Fetcher {
         request: &ManifestRequest,
     ) -> Result<ManifestHead, FetchError> {
         let url = &request.origin.url;
-        if self.outages.is_away(url)
+        // What a tag is it is asked in any case.
+        if matches!(request.reference, Reference::Digest(_))
+            && self.outages.is_away(url)
             && let Some(manifest) = self.kept_manifest(request)
         {
             return Ok(ManifestHead::Kept(manifest));
@@ -195,15 +200,13 @@ impl Fetcher {
         }
     }
 
+    /// Notes what a tag stands for. A query may be a secret: then it is not noted.
     fn note_tag(&self, request: &ManifestRequest, name: BlobName) {
-        let url = request.note_key();
-        let public = Claimant::of(&request.origin).credential.is_none();
-        let (text, headers) = (name.to_string(), Headers::new());
-        let noted = self.store().file(&url).filter(|file| file.meta().public || !public);
-        if noted.and_then(|file| file.whole().ok()).is_some_and(|noted| noted == text.as_bytes()) {
+        let (url, text) = (request.note_key(), name.to_string());
+        if request.origin.url.query().is_some() || self.noted(&url) == Some(name) {
             return;
         }
-        let meta = FileMeta { url, status: 200, public, headers };
+        let meta = FileMeta { url, status: 200, public: false, headers: Headers::new() };
         if let Err(error) = self.store().put_file(&meta, text.as_bytes()) {
             log_limited!(warn, "what a tag stands for is not noted: {error}");
         }
@@ -213,7 +216,7 @@ impl Fetcher {
     fn kept_manifest(self: &Arc<Self>, request: &ManifestRequest) -> Option<Manifest> {
         let name = match &request.reference {
             Reference::Digest(digest) => BlobName::Content(*digest),
-            Reference::Tag(_) => self.noted(request)?,
+            Reference::Tag(_) => self.noted(&request.note_key())?,
         };
         let mut asked = request.of_blob(name, None);
         let is_known = self.standing(&asked) != Standing::Unknown;
@@ -222,22 +225,15 @@ impl Fetcher {
         }
         asked.is_granted = true;
         let manifest = self.whole_manifest(self.open(&asked).ok()?, "stale")?;
-        log_limited!(warn, "{}: the manifest is served unchecked", request.origin.url);
+        let registry = request.origin.url.authority();
+        log_limited!(warn, "manifest {name} is served unchecked: {registry} gives no answer");
         Some(manifest)
     }
 
-    /// What a tag stood for last. If that was told to anybody, it is remembered as such.
-    fn noted(&self, request: &ManifestRequest) -> Option<BlobName> {
-        let file = self.store().file(&request.note_key())?;
-        let is_public = file.meta().public;
-        let name = BlobName::parse(std::str::from_utf8(&file.whole().ok()?).ok()?).ok()?;
-        if is_public {
-            let (now, scope) = (Time::now(), scope_of(&request.origin.url));
-            let mut grants = self.grants.lock();
-            grants.grant_access_before(now, &scope, Credential::of(None));
-            grants.hold(now, &scope, &name);
-        }
-        Some(name)
+    /// What a tag stood for last. It says nothing of who may have that.
+    fn noted(&self, url: &str) -> Option<BlobName> {
+        let noted = self.store().file(url)?.whole().ok()?;
+        BlobName::parse(std::str::from_utf8(&noted).ok()?).ok()
     }
 
     /// All of a manifest. `None`: it is none, or cannot be had, or has more than
@@ -267,6 +263,7 @@ impl Fetcher {
             told_lens.put(BlobName::Content(digest), len);
         }
         drop(told_lens);
+        share.shrink(bytes.len() as u64);
         let (media_type, bytes) = (read.media_type, Loaded::new(bytes, share));
         Some(Manifest { name, media_type, bytes, source })
     }

@@ -328,7 +328,9 @@ impl Fetcher {
             if request.file.is_some() || self.is_early_distrusted(name) || !self.follows_claims() {
                 break;
             }
-            match (entry.claim, request.told_len) {
+            // Others wait for who has claimed it: for nobody that the upstream may refuse.
+            let told_len = request.told_len.filter(|_| self.may_read(&request.origin));
+            match (entry.claim, told_len) {
                 (Some(claim), _) => return (Some(Known::Early(claim)), None),
                 (None, Some(len)) => match self.claim_first(name, len) {
                     Some(First::Ours(claim)) => return (None, Some(claim)),

@@ -10,7 +10,7 @@ use crate::fetch::{FetchError, Fetcher};
 use crate::log_limited;
 use crate::proto::http1::{Headers, Method};
 use crate::store::FileMeta;
-use crate::upstream::{Origin, Relayed};
+use crate::upstream::{Origin, Relayed, UpstreamError};
 
 /// How a ping is answered.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ impl Fetcher {
             return Ok(kept);
         }
         match self.parts.upstream.relay(method, &origin.url, &origin.headers, None) {
+            Err(error @ UpstreamError::Forbidden) => Err(FetchError::Upstream(error)),
             Ok(said) if said.status >= 500 => {
                 Ok(self.kept_ping(origin).unwrap_or(Ping::Said(said)))
             }
@@ -55,7 +56,11 @@ impl Fetcher {
             return;
         }
         let is_told = |name: &str| TOLD.iter().any(|told| name.eq_ignore_ascii_case(told));
-        let headers = said.headers.iter().filter(|(name, _)| is_told(name)).collect();
+        let headers: Headers = said.headers.iter().filter(|(name, _)| is_told(name)).collect();
+        // Anything but a registry may have such a path too. A query may be a secret.
+        if headers.is_empty() || origin.url.query().is_some() {
+            return;
+        }
         let url = note_key(origin);
         let meta = FileMeta { url, status: said.status, public: true, headers };
         if self.store().file(&meta.url).is_some_and(|noted| *noted.meta() == meta) {
@@ -67,20 +72,22 @@ impl Fetcher {
     }
 
     fn kept_ping(self: &Arc<Self>, origin: &Origin) -> Option<Ping> {
-        let noted = self.store().file(&note_key(origin)).map(|noted| noted.meta().clone());
+        let noted = self.store().file(&note_key(origin))?.meta().clone();
         let has_credential = !Claimant::of(origin).credential.is_none();
-        let (status, mut headers) = match (self.offline, noted) {
+        let status = match self.offline {
             // Whether a credential is a good one is seen when something is asked for.
-            (Offline::Granted, Some(noted)) if has_credential => (200, noted.headers),
-            (Offline::Granted, Some(noted)) => (noted.status, noted.headers),
+            Offline::Granted if has_credential => 200,
+            Offline::Granted => noted.status,
             // Everything is for everybody: nobody has to bring anything.
-            (Offline::Allow, noted) => (200, noted.map(|noted| noted.headers).unwrap_or_default()),
-            (Offline::Granted, None) | (Offline::Deny, _) => return None,
+            Offline::Allow => 200,
+            Offline::Deny => return None,
         };
+        let mut headers = noted.headers;
         if status == 200 {
             headers.remove("WWW-Authenticate");
         }
-        log_limited!(warn, "{}: the registry gives no answer, what it said last is", origin.url);
+        let registry = origin.url.authority();
+        log_limited!(warn, "{registry} gives no answer: a ping is answered as it last did");
         Some(Ping::Kept(status, headers))
     }
 }

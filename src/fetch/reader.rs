@@ -237,10 +237,10 @@ impl Reader {
             Err(ReadError::WrongDigest) if in_swarm => Err(Unsettled::Misled),
             Err(_) if arriving.job.is_misdescribed() => Err(Unsettled::Misdescribed),
             // Nothing was sent: the client can be told, and libostree asks again.
-            Err(error) if self.layout.is_some() => Err(Unsettled::Failed {
-                refusal: arriving.job.refusal().cloned().map(Box::new),
-                error,
-            }),
+            Err(error) if self.layout.is_some() || arriving.job.is_limited() => {
+                let refusal = arriving.job.refusal().cloned().map(Box::new);
+                Err(Unsettled::Failed { refusal, error })
+            }
             _ => Ok(()),
         }
     }

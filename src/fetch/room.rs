@@ -79,6 +79,16 @@ impl Share {
     }
 }
 
+impl Share {
+    /// Gives back what is beyond `len` bytes.
+    pub(super) fn shrink(&mut self, len: u64) {
+        let over = self.len.saturating_sub(len);
+        *self.room.taken.lock() -= over;
+        self.len -= over;
+        self.room.freed.wake_all();
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         *self.room.taken.lock() -= self.len;
@@ -123,6 +133,10 @@ mod tests {
         assert!(one.grow(60) && !other.grow(41) && other.grow(40) && !one.grow(1));
         drop(one);
         assert!(other.hold(30) && !other.hold(101) && other.hold(100));
+        other.shrink(30);
+        assert_eq!(*room.taken.lock(), 30);
+        other.shrink(40);
+        assert!(other.hold(100));
         drop(Loaded::new(vec![0; 100], other));
         assert_eq!(*room.taken.lock(), 0);
     }
