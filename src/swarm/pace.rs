@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{NO_PROGRESS, PIECE_LEN_CHEAP};
+use crate::limits::PIECE_LEN_CHEAP;
 use crate::swarm::meter::time_for;
 
 /// No wait is longer, however slowly bytes come.
@@ -71,9 +71,10 @@ impl Pace {
         self.at_least(Duration::from_millis(20), 10)
     }
 
-    /// So long a link that was asked for something may bring nothing.
+    /// So long a link that was asked for something may bring nothing. With the time after which a
+    /// seed is asked as well, no reader waits for 3 s for what is there.
     pub(super) fn silence(self) -> Duration {
-        self.at_least(NO_PROGRESS, 20)
+        self.at_least(Duration::from_millis(1750), 20)
     }
 }
 
