@@ -15,7 +15,7 @@ use support::rig::link::Link;
 use support::rig::network::NAME;
 use support::rig::registry::Registry;
 use support::rig::torrent_cache::Program;
-use support::rig::{Access, get, skopeo, temp_dir, wait_for};
+use support::rig::{Access, skopeo, temp_dir};
 use support::rounds::{Costs, Side, interleave};
 use support::table::{self, Goal, Row, Table, count, seconds, share};
 
@@ -124,10 +124,6 @@ fn crowd(table: &mut Table, hosts: usize) {
 /// A network of new hosts, each with a client.
 fn through_clients(site: &Site, hosts: usize, taken: &mut Taken) -> Cost {
     let tracker = Program::tracker("tracker", &[]);
-    let health = format!("http://127.0.0.1:{}/health", tracker.option("ETCD_PORT"));
-    wait_for("etcd to be healthy", || {
-        get(&health, &[]).ok().filter(|answer| answer.text().contains("true")).map(drop)
-    });
     let options = [
         ("REGISTRY_LOCATION", &*site.url()),
         ("TRACKER", &*tracker.announce_url()),
