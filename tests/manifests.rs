@@ -568,6 +568,23 @@ fn a_registry_with_ways_of_its_own_is_heard_as_it_is() {
     }
 }
 
+/// A registry that gives every client the same: what it is, its answer to the question says.
+#[test]
+fn a_type_that_is_not_taken_is_asked_for_once() {
+    let blob = manifest(0);
+    let held = blob.clone();
+    let origin = Origin::start(move |request| {
+        let digest = format!("Docker-Content-Digest: {}", held.digest);
+        says(request, "200 OK", &[&format!("Content-Type: {OCI}"), &digest], &held.bytes)
+    });
+    let client = client_of(&origin);
+    let got = ask(&client, "latest", DOCKER, &[]);
+    got.assert_is(200, &blob.bytes);
+    assert_eq!((got.header("content-type"), got.header("x-torrent-cache")), (Some(OCI), None));
+    let is_pull = |request: &&Request| request.line.starts_with("GET");
+    assert_eq!(origin.seen().iter().filter(is_pull).count(), 1);
+}
+
 /// A registry that limits pulls answers questions all the same.
 #[test]
 fn where_pulls_are_limited_a_host_needs_none_for_what_the_network_has() {

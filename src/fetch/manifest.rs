@@ -86,6 +86,11 @@ impl ManifestRequest {
         BlobRequest { name, origin, range: None, file: None, is_granted: false, told_len }
     }
 
+    /// Whether its client takes a manifest of this type.
+    fn takes(&self, media_type: ManifestType) -> bool {
+        media_type.is_accepted(self.origin.headers.get_all("accept"))
+    }
+
     /// Under which the digest is noted that a tag stood for last. What it stands for depends on the
     /// types that the client takes, in any order.
     fn note_key(&self) -> String {
@@ -120,8 +125,8 @@ impl Fetcher {
                 (Ok(ManifestHead::Kept(manifest)), _) => return Ok(Some(manifest)),
                 (_, Some(name)) => name,
                 (Ok(ManifestHead::Said(answer)), None) => match named_by(&answer) {
-                    Some(name) => name,
-                    None => return Ok(None),
+                    Some((name, media_type)) if request.takes(media_type) => name,
+                    _ => return Ok(None),
                 },
                 // It may break at this question alone.
                 (Err(FetchError::Upstream(UpstreamError::Io(_))), None) => return Ok(None),
@@ -132,7 +137,8 @@ impl Fetcher {
         match self.open(&request.of_blob(name, told_len)) {
             Ok(reader) => {
                 let source = reader.source();
-                Ok(self.whole_manifest(reader, source))
+                let manifest = self.whole_manifest(reader, source);
+                Ok(manifest.filter(|manifest| request.takes(manifest.media_type)))
             }
             Err(FetchError::Upstream(error)) if is_tag && is_unknown(&error) => Ok(None),
             Err(FetchError::Upstream(UpstreamError::Encoded)) => Ok(None),
@@ -183,7 +189,7 @@ impl Fetcher {
 
     /// Takes note of who may have what, and of what a tag stands for.
     fn learn_manifest(&self, request: &ManifestRequest, answer: &Answer) {
-        if let Some(name) = named_by(answer) {
+        if let Some((name, _)) = named_by(answer) {
             self.granted(&request.of_blob(name, None));
             if let Some(len) = len_of(answer) {
                 self.told_lens.lock().put(name, len);
@@ -225,6 +231,9 @@ impl Fetcher {
         }
         asked.is_granted = true;
         let manifest = self.whole_manifest(self.open(&asked).ok()?, "stale")?;
+        if !request.takes(manifest.media_type) {
+            return None;
+        }
         let registry = request.origin.url.authority();
         log_limited!(warn, "manifest {name} is served unchecked: {registry} gives no answer");
         Some(manifest)
@@ -269,14 +278,16 @@ impl Fetcher {
     }
 }
 
-/// The manifest that the upstream means, if it is one that is named for its bytes and can be kept.
-fn named_by(answer: &Answer) -> Option<BlobName> {
+/// The manifest that the upstream means, and its type, if it is one that is named for its bytes and
+/// can be kept.
+fn named_by(answer: &Answer) -> Option<(BlobName, ManifestType)> {
     let headers = Some(&answer.headers).filter(|_| answer.status == 200)?;
-    headers.text("content-type").and_then(ManifestType::parse)?;
+    let media_type = headers.text("content-type").and_then(ManifestType::parse)?;
     if len_of(answer).is_some_and(|len| len > limits::MANIFEST_LEN_MAX as u64) {
         return None;
     }
-    Digest::parse(headers.text("docker-content-digest")?).ok().map(BlobName::Content)
+    let digest = Digest::parse(headers.text("docker-content-digest")?).ok()?;
+    Some((BlobName::Content(digest), media_type))
 }
 
 /// Whether the upstream knows a manifest by its tag alone.
@@ -333,7 +344,7 @@ mod tests {
             headers.append("Content-Type", kind);
             headers.append("Docker-Content-Digest", digest);
             headers.append("Content-Length", len);
-            named_by(&Answer { status, headers, body: Vec::new() })
+            named_by(&Answer { status, headers, body: Vec::new() }).map(|(name, _)| name)
         };
         assert_eq!(answer(200, oci, &digest, "7"), BlobName::parse(&digest).ok());
         let signed = "application/vnd.docker.distribution.manifest.v1+prettyjws";

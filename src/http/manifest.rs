@@ -29,17 +29,13 @@ pub(super) fn serve(
         _ => front.fetcher.open_manifest(&request),
     };
     match found {
-        Ok(Some(manifest)) if is_accepted(exchange, &manifest) => send(exchange, &manifest),
-        Ok(_) => relay::serve(front, exchange, request.origin.url),
+        Ok(Some(manifest)) => send(exchange, &manifest),
+        Ok(None) => relay::serve(front, exchange, request.origin.url),
         Err(error) => {
             figures::MANIFESTS_FAILED.add(1);
             fail(exchange, &Place::Url(&request.origin.url), &error)
         }
     }
-}
-
-fn is_accepted(exchange: &Exchange<'_>, manifest: &Manifest) -> bool {
-    manifest.media_type.is_accepted(exchange.head().headers.get_all("accept"))
 }
 
 fn send(exchange: &mut Exchange<'_>, manifest: &Manifest) -> Result<(), ExchangeError> {
