@@ -12,7 +12,7 @@ use support::image::Blob;
 use support::link::Link;
 use support::network::{FROM_PEERS, FROM_UPSTREAM, NAME, Network};
 use support::process::Process;
-use support::torrent_cache::Program;
+use support::torrent_cache::{Program, logs};
 use support::{get, loopback, skopeo, wait_for};
 
 const MIB: usize = 1 << 20;
@@ -29,11 +29,6 @@ fn client(network: &Network, line: &Link, name: &str) -> Program {
 
 fn sum(clients: &[Program], series: &str) -> i64 {
     clients.iter().map(|client| client.metric(series)).sum()
-}
-
-fn logs(clients: &[Program]) -> String {
-    let log = |client: &Program| client.log();
-    clients.iter().map(log).collect::<Vec<_>>().join("\n----\n")
 }
 
 /// The layer that the image of these tests has.

@@ -17,8 +17,8 @@ use support::network::{NAME, Network};
 use support::origin::{Origin, Request, Step, answer};
 use support::process::Process;
 use support::registry::CREDENTIALS;
-use support::torrent_cache::Program;
-use support::{Access, PATIENCE, get, skopeo, temp_dir, wait_for, wait_longer};
+use support::torrent_cache::{Program, logs};
+use support::{Access, PATIENCE, get, loopback, skopeo, temp_dir, wait_for, wait_longer};
 
 const KIB: usize = 1 << 10;
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -84,7 +84,7 @@ fn hosts_that_pull_at_the_same_time_ask_the_registry_for_one_manifest() {
     // Each host asks which manifest the tag is: its last question is in the log before it is done.
     wait_for("the registry's log", || (asked(&network, "HEAD").len() >= 7).then_some(()));
     let fetched = asked(&network, "GET");
-    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    let log = logs(&clients);
     assert_eq!(fetched.len(), 1, "{fetched:?}\n{log}");
     let from = |outcome| clients.iter().map(|client| answered(client, outcome)).sum::<i64>();
     assert_eq!((from("upstream"), from("swarm")), (1, 5), "{log}");
@@ -107,7 +107,7 @@ fn hosts_that_pull_by_digest_at_the_same_time_ask_for_one_manifest_as_well() {
         (network, clients)
     });
     wait_for("the registry's log", || (!asked(&network, "GET").is_empty()).then_some(()));
-    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    let log = logs(&clients);
     assert_eq!(asked(&network, "GET").len(), 1, "{log}");
 }
 
@@ -187,7 +187,7 @@ fn of_an_image_for_many_architectures_each_manifest_is_asked_for_once() {
         (network, clients)
     });
     wait_for("the registry's log", || (asked(&network, "GET").len() >= 2).then_some(()));
-    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    let log = logs(&clients);
     assert_eq!(asked(&network, "GET").len(), 2, "{log}");
 }
 
@@ -317,7 +317,7 @@ fn hosts_that_wait_for_a_slow_registry_wait_for_one_answer() {
         });
         (network, clients)
     });
-    let log = clients.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n");
+    let log = logs(&clients);
     assert_eq!(pulls.load(Ordering::SeqCst), 1, "{log}");
 }
 
@@ -484,6 +484,27 @@ fn what_is_no_registry_is_not_spoken_for() {
     assert_eq!(ping().status, 200);
     fails.store(true, Ordering::SeqCst);
     assert_eq!(ping().status, 503);
+}
+
+/// A store without room for it, and the claim that was made for it.
+#[test]
+fn a_manifest_that_cannot_be_kept_is_passed_on_and_claimed_no_more() {
+    let network = Network::start(94, &[KIB]);
+    let client = network.client("client", &[("STORAGE_MAX", "100")]);
+    let Blob { digest, bytes } = &network.image.manifest;
+    for reference in ["latest", digest] {
+        ask(&client, reference, DOCKER, &[]).assert_is(200, bytes);
+    }
+    assert!(client.metric("torrent_cache_store_refused_total") > 0, "{}", client.log());
+    assert_eq!(client.metric("torrent_cache_store_blobs"), 0);
+    let etcd = loopback(network.tracker.option("ETCD_PORT").parse().expect("a port"));
+    wait_for("the claims to be given up", || {
+        let mut etcdctl = Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://{etcd}"));
+        etcdctl.args(["get", "--prefix", "--keys-only", "/torrent-cache/claims/"]);
+        let keys = Process::run("etcdctl", etcdctl, "etcd-client");
+        (keys.status.success() && keys.output.trim().is_empty()).then_some(())
+    });
 }
 
 /// A manifest of an image of nothing, `padding` bytes longer than it would have to be.

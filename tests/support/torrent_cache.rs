@@ -52,6 +52,11 @@ pub fn binary() -> PathBuf {
     fs::canonicalize(&given).unwrap_or_else(|error| panic!("BINARY={given:?}: {error}"))
 }
 
+/// What all of them logged.
+pub fn logs(programs: &[Program]) -> String {
+    programs.iter().map(Program::log).collect::<Vec<_>>().join("\n----\n")
+}
+
 impl Program {
     /// As [`Program::client`], with a file system of its own of so many bytes as its storage.
     pub fn client_with_disk(name: &str, bytes: u64, options: &[(&str, &str)]) -> Program {
