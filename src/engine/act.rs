@@ -36,7 +36,7 @@ impl Run {
                     figures::DUPLICATE_BYTES.add(body.len() as u64);
                 }
             }
-            Action::Verify { piece, hash } => self.verify(id, piece, hash),
+            Action::Verify { piece, hash, proof } => self.verify(id, piece, hash, proof),
             Action::Discard { piece } => {
                 if let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) {
                     drop(fetch.collect.take(piece));
@@ -133,8 +133,8 @@ impl Run {
     }
 
     /// Hands a piece to the disk threads. `told`: what its hash is said to be, if there is no
-    /// metainfo.
-    fn verify(&mut self, id: MemberId, piece: PieceIndex, told: Option<Sha1Hash>) {
+    /// metainfo. `proof`: whether what its units hash to is wanted even if it is right.
+    fn verify(&mut self, id: MemberId, piece: PieceIndex, told: Option<Sha1Hash>, proof: bool) {
         let Some(Role::Fetch(fetch)) = self.members.get_mut(&id).map(|m| &mut m.role) else {
             return;
         };
@@ -148,6 +148,7 @@ impl Run {
             piece,
             span: fetch.geometry.span(piece),
             hash,
+            proof,
             blocks: fetch.collect.take(piece),
             partial: Arc::clone(&fetch.partial),
             queued: figures::QUEUE_DISK.hold(),

@@ -14,7 +14,7 @@ use crate::base::metrics::Held;
 use crate::base::thread::{self, Handle, Role};
 use crate::engine::inbox::{Event, MemberId};
 use crate::engine::pool::Buffer;
-use crate::limits::{DISK_PATIENCE, DISK_THREADS};
+use crate::limits::{BLOCK_LEN, DISK_PATIENCE, DISK_THREADS};
 use crate::proto::geometry::{PieceIndex, Span};
 use crate::store::Partial;
 
@@ -34,6 +34,8 @@ pub(super) struct Piece {
     pub(super) span: Span,
     /// What its bytes must hash to.
     pub(super) hash: Sha1Hash,
+    /// Whether what its units hash to is wanted even if it is right.
+    pub(super) proof: bool,
     /// Its bytes, in order.
     pub(super) blocks: Vec<Buffer>,
     pub(super) partial: Arc<Partial>,
@@ -63,11 +65,11 @@ pub(super) fn start(jobs: &Receiver<Job>, inbox: &Sender<Event>) -> io::Result<V
 
 /// Hashes a piece and, if it is right, writes it; what the engine is to know of it.
 fn finish(piece: Piece) -> Event {
-    let Piece { member, piece, span, hash, blocks, partial, queued: _queued } = piece;
+    let Piece { member, piece, span, hash, proof, blocks, partial, queued: _queued } = piece;
     let mut hasher = Sha1::default();
     blocks.iter().for_each(|block| hasher.update(block));
     if hasher.finish() != hash {
-        return Event::Corrupt(member, piece);
+        return Event::Corrupt(member, piece, units_of(&blocks));
     }
     let bytes: Vec<&[u8]> = blocks.iter().map(|block| &**block).collect();
     let written = match partial.write_missing(span.offset, &bytes) {
@@ -78,5 +80,11 @@ fn finish(piece: Piece) -> Event {
     if !partial.feed().wait_readable(span, Time::now() + DISK_PATIENCE) {
         return Event::DiskFailed(member, "the blob has failed".to_owned());
     }
-    Event::Stored(member, piece, (written == span.len).then_some(hash))
+    let units = if proof { units_of(&blocks) } else { Vec::new() };
+    Event::Stored(member, piece, (written == span.len).then_some(hash), units)
+}
+
+/// What each 16 KiB of a piece hash to, and the rest at its end. Blocks begin on them.
+fn units_of(blocks: &[Buffer]) -> Vec<Sha1Hash> {
+    blocks.iter().flat_map(|block| block.chunks(BLOCK_LEN as usize)).map(Sha1Hash::of).collect()
 }

@@ -63,10 +63,10 @@ pub(super) enum Event {
     /// A block is on its way to the peer.
     BlockSent(LinkId, Block),
     /// A piece's hash was right; it is on disk and readable. Its hash, unless some of what is there
-    /// came from elsewhere.
-    Stored(MemberId, PieceIndex, Option<Sha1Hash>),
-    /// A piece's hash was wrong; nothing was written.
-    Corrupt(MemberId, PieceIndex),
+    /// came from elsewhere; and those of its units, if they were wanted.
+    Stored(MemberId, PieceIndex, Option<Sha1Hash>, Vec<Sha1Hash>),
+    /// A piece's hash was wrong; nothing was written. The hashes of its units.
+    Corrupt(MemberId, PieceIndex, Vec<Sha1Hash>),
     /// A piece could not be written.
     DiskFailed(MemberId, String),
     /// The tracker answered a swarm that asked; `None`: it did not.

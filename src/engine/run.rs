@@ -135,17 +135,20 @@ impl Run {
             Event::DialFailed { info_hash, address } => {
                 self.of_swarm(info_hash, Input::DialFailed { address });
             }
-            Event::Stored(id, piece, hash) => {
+            Event::Stored(id, piece, hash, units) => {
                 self.refill_disk();
+                if !units.is_empty() {
+                    self.turn(id, Input::Proof { piece, units });
+                }
                 match hash {
                     Some(hash) => self.hashed(id, piece, hash),
                     None => self.turn(id, Input::Stored { piece }),
                 }
             }
-            Event::Corrupt(id, piece) => {
+            Event::Corrupt(id, piece, units) => {
                 self.refill_disk();
                 log_limited!(warn, "a piece from peers was corrupt: {piece:?}");
-                self.turn(id, Input::Corrupt { piece });
+                self.turn(id, Input::Corrupt { piece, units });
             }
             Event::DiskFailed(id, why) => {
                 self.refill_disk();

@@ -185,7 +185,11 @@ impl Swarm {
             return None;
         }
         let silent = usize::try_from(now.since(link.heard_at).as_millis()).unwrap_or(usize::MAX);
-        let (what, kind, order) = if let Some(what) = self.urgent(id, thrift.saves_seeds, now) {
+        let (what, kind, order) = if let Some(piece) = self.doubted_for(id, now) {
+            (What::Begin(piece), 0, silent)
+        } else if self.is_suspect(link, now) {
+            return None;
+        } else if let Some(what) = self.urgent(id, thrift.saves_seeds, now) {
             (what, 0, silent)
         } else if let Some(what) = self.orphan_for(id, now) {
             (what, 1, 0)
@@ -311,7 +315,7 @@ impl Swarm {
 
     /// Whether the link may own another piece. Before one of it was right it has one at a time:
     /// who sends wrong bytes does so once.
-    fn may_begin(&self, id: LinkId, piece: PieceIndex) -> bool {
+    pub(super) fn may_begin(&self, id: LinkId, piece: PieceIndex) -> bool {
         self.pieces.picker.is_pickable(piece)
             && self.links.get(&id).is_some_and(|link| {
                 link.proven || (link.owned.is_empty() && !self.pieces.is_verifying_of(id))
@@ -331,7 +335,7 @@ impl Swarm {
             return None;
         }
         let link = self.links.get_mut(&id)?;
-        let alone = link.suspected || self.pieces.is_doubtful(piece);
+        let alone = link.suspected || self.doubts.contains_key(&piece);
         self.pieces.start(piece, id, alone, link.hash_of(piece));
         link.owned.push(piece);
         self.pieces.free_block(piece, link.block_len(now))
@@ -497,7 +501,8 @@ impl Swarm {
         let (owner, hash) = progress.map_or((None, None), |held| (held.owner, held.hash));
         if self.pieces.receive(block, (id, ip)) {
             self.disown(owner, piece);
-            out.push(Action::Verify { piece, hash });
+            let proof = self.wants_proof(piece, hash);
+            out.push(Action::Verify { piece, hash, proof });
         }
         self.fill_all(now, out);
     }
@@ -510,7 +515,12 @@ impl Swarm {
     }
 
     /// Takes back the requests of one link for the blocks that `select` selects.
-    fn cancel_where(&mut self, id: LinkId, select: impl Fn(Block) -> bool, out: &mut Vec<Action>) {
+    pub(super) fn cancel_where(
+        &mut self,
+        id: LinkId,
+        select: impl Fn(Block) -> bool,
+        out: &mut Vec<Action>,
+    ) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let asked = link.requests.iter().map(|request| request.block).filter(|b| select(*b));
         for block in asked.collect::<Vec<_>>() {
@@ -655,24 +665,6 @@ impl Swarm {
             }
             self.take_back(id, out);
         }
-    }
-
-    /// A piece had the wrong hash. Whoever sent all of it is banned; if several did, none of them
-    /// is trusted with a part of a piece until a whole one of it was right.
-    pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Time, out: &mut Vec<Action>) {
-        match &self.pieces.corrupt(piece)[..] {
-            [(guilty, ip)] => self.ban(*ip, *guilty, now, out),
-            // It came before the ban: who was in it is known.
-            senders if senders.iter().any(|(_, ip)| self.candidates.is_banned(*ip)) => {}
-            senders => {
-                for (sender, _) in senders {
-                    if let Some(link) = self.links.get_mut(sender) {
-                        link.suspected = true;
-                    }
-                }
-            }
-        }
-        self.fill_all(now, out);
     }
 
     pub(super) fn readers(&mut self, offsets: &[u64], now: Time, out: &mut Vec<Action>) {

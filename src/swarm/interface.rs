@@ -130,11 +130,21 @@ pub enum Input {
         /// Which.
         piece: PieceIndex,
     },
+    /// What the units of a piece hash to whose hash is right: before [`Input::Stored`], if
+    /// [`Action::Verify`] wanted it.
+    Proof {
+        /// Which.
+        piece: PieceIndex,
+        /// The SHA-1 of each [`crate::limits::BLOCK_LEN`] bytes of it, and of the rest.
+        units: Vec<Sha1Hash>,
+    },
     /// The outcome of [`Action::Verify`] if the hash is wrong. The engine has thrown the bytes
     /// away.
     Corrupt {
         /// Which.
         piece: PieceIndex,
+        /// The SHA-1 of each [`crate::limits::BLOCK_LEN`] bytes of it, and of the rest.
+        units: Vec<Sha1Hash>,
     },
     /// Where in-order readers stand now: all of them, sorted offsets.
     Readers {
@@ -234,6 +244,8 @@ pub enum Action {
         piece: PieceIndex,
         /// What those told who sent it; `None`: [`Config::hashes_known`].
         hash: Option<Sha1Hash>,
+        /// Whether to say [`Input::Proof`] if it is right.
+        proof: bool,
     },
     /// Throw away the blocks held of this piece.
     Discard {

@@ -9,6 +9,7 @@
 //! what first; `pace` says how long to wait for others; `candidates` and `announce` find them.
 
 mod announce;
+mod blame;
 mod candidates;
 mod check;
 mod choker;

@@ -31,12 +31,31 @@ pub(super) enum State {
 /// A link that sent blocks of a piece, and where it came from: blame outlives the link.
 pub(super) type Sender = (LinkId, IpAddr);
 
+/// Who sent a piece.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// Who sent some of it.
+    pub(super) senders: Vec<Sender>,
+    /// Which of them sent each unit.
+    pub(super) units: Vec<usize>,
+    /// What they told of it, if the hashes are not known.
+    pub(super) hash: Option<Sha1Hash>,
+}
+
 /// 16 KiB of a piece, or what is left at its end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unit {
-    received: bool,
+    /// Which of the senders it came from, if it was received.
+    from: Option<usize>,
     /// How many links are asked for it now.
     asked: u16,
+}
+
+impl Unit {
+    /// Neither received nor asked for.
+    fn is_free(&self) -> bool {
+        self.from.is_none() && self.asked == 0
+    }
 }
 
 /// How far a piece in flight has come.
@@ -87,12 +106,12 @@ impl Progress {
 
     /// Whether exactly one link is asked for each unit of `block`.
     pub(super) fn is_asked_once(&self, block: Block) -> bool {
-        self.units[units_of(block)].iter().all(|unit| unit.asked == 1 && !unit.received)
+        self.units[units_of(block)].iter().all(|unit| unit.asked == 1 && unit.from.is_none())
     }
 
     /// Whether any unit of `block` was received.
     pub(super) fn is_received(&self, block: Block) -> bool {
-        self.units[units_of(block)].iter().any(|unit| unit.received)
+        self.units[units_of(block)].iter().any(|unit| unit.from.is_some())
     }
 
     /// The first run of free units, at most `len_max` bytes: where it begins and how many bytes it
@@ -101,10 +120,9 @@ impl Progress {
         if self.free == 0 {
             return None;
         }
-        let is_free = |unit: &Unit| !unit.received && unit.asked == 0;
-        let first = self.units.iter().position(is_free)?;
+        let first = self.units.iter().position(Unit::is_free)?;
         let units_max = (len_max / BLOCK_LEN).max(1) as usize;
-        let run = self.units[first..].iter().take(units_max).take_while(|unit| is_free(unit));
+        let run = self.units[first..].iter().take(units_max).take_while(|unit| unit.is_free());
         let run = u32::try_from(run.count()).ok()?;
         Some((u32::try_from(first).ok()? * BLOCK_LEN, run * BLOCK_LEN))
     }
@@ -112,7 +130,7 @@ impl Progress {
     /// One more link is asked for `block`.
     pub(super) fn ask(&mut self, block: Block) {
         for unit in &mut self.units[units_of(block)] {
-            self.free -= usize::from(!unit.received && unit.asked == 0);
+            self.free -= usize::from(unit.is_free());
             self.contested |= unit.asked > 0;
             unit.asked += 1;
         }
@@ -122,26 +140,28 @@ impl Progress {
     pub(super) fn unask(&mut self, block: Block) {
         for unit in &mut self.units[units_of(block)] {
             unit.asked -= 1;
-            self.free += usize::from(!unit.received && unit.asked == 0);
+            self.free += usize::from(unit.is_free());
         }
     }
 
     /// `block`, of which nothing had been received, came from `sender`.
     fn receive(&mut self, block: Block, sender: Sender) {
+        let known = self.senders.iter().position(|known| *known == sender);
+        let from = known.unwrap_or(self.senders.len());
+        if known.is_none() {
+            self.senders.push(sender);
+        }
         for unit in &mut self.units[units_of(block)] {
             self.free -= usize::from(unit.asked == 0);
-            unit.received = true;
+            unit.from = Some(from);
             self.received += 1;
-        }
-        if !self.senders.contains(&sender) {
-            self.senders.push(sender);
         }
     }
 
     /// What the counts must be; for the check of invariants.
     pub(super) fn counts_hold(&self) -> bool {
-        let received = self.units.iter().filter(|unit| unit.received).count();
-        let free = self.units.iter().filter(|unit| !unit.received && unit.asked == 0).count();
+        let received = self.units.iter().filter(|unit| unit.from.is_some()).count();
+        let free = self.units.iter().filter(|unit| unit.is_free()).count();
         received == self.received && free == self.free && received < self.units.len()
     }
 
@@ -167,9 +187,7 @@ pub(super) struct PieceTable {
     /// Pieces in flight without an owner.
     orphans: BTreeSet<PieceIndex>,
     /// Who sent the pieces that are being verified.
-    verifying: BTreeMap<PieceIndex, Vec<Sender>>,
-    /// Pieces that failed their hash and that several links had sent: asked of one link only.
-    doubtful: BTreeSet<PieceIndex>,
+    verifying: BTreeMap<PieceIndex, Origin>,
     /// Bytes of the pieces in flight and verifying, each counted whole.
     bytes_in_flight: u64,
     pub(super) picker: Picker,
@@ -185,7 +203,6 @@ impl PieceTable {
             progress: BTreeMap::new(),
             orphans: BTreeSet::new(),
             verifying: BTreeMap::new(),
-            doubtful: BTreeSet::new(),
             bytes_in_flight: 0,
             picker: Picker::new(&geometry),
         };
@@ -224,11 +241,6 @@ impl PieceTable {
         self.progress.get_mut(&piece)
     }
 
-    /// Whether `piece` failed its hash before and nobody knows through whom.
-    pub(super) fn is_doubtful(&self, piece: PieceIndex) -> bool {
-        self.doubtful.contains(&piece)
-    }
-
     /// How many pieces are being verified.
     pub(super) fn verifying(&self) -> usize {
         self.verifying.len()
@@ -236,7 +248,8 @@ impl PieceTable {
 
     /// Whether a piece is being verified of which the link sent something.
     pub(super) fn is_verifying_of(&self, link: LinkId) -> bool {
-        self.verifying.values().any(|senders| senders.iter().any(|(sender, _)| *sender == link))
+        let mut origins = self.verifying.values();
+        origins.any(|origin| origin.senders.iter().any(|(sender, _)| *sender == link))
     }
 
     /// Missing to in flight: `owner`, who told its `hash`, will be asked for all of it.
@@ -296,35 +309,33 @@ impl PieceTable {
             return false;
         }
         let senders = std::mem::take(&mut progress.senders);
+        let units = progress.units.iter().filter_map(|unit| unit.from).collect();
+        let origin = Origin { senders, units, hash: progress.hash };
         self.progress.remove(&block.piece());
         self.orphans.remove(&block.piece());
-        self.verifying.insert(block.piece(), senders);
+        self.verifying.insert(block.piece(), origin);
         self.set(block.piece(), State::Verifying);
         true
     }
 
     /// Verifying to missing: who sent it and is to blame.
-    pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Vec<Sender> {
-        let Some(senders) = self.verifying.remove(&piece) else { return Vec::new() };
+    pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Option<Origin> {
+        let origin = self.verifying.remove(&piece)?;
         self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
-        if senders.len() > 1 {
-            self.doubtful.insert(piece);
-        }
         self.set(piece, State::Missing);
-        senders
+        Some(origin)
     }
 
     /// Any state to stored: who sent it, if links did.
     pub(super) fn store(&mut self, piece: PieceIndex) -> Vec<Sender> {
         self.forget(piece);
-        let senders = self.verifying.remove(&piece);
-        if senders.is_some() {
+        let origin = self.verifying.remove(&piece);
+        if origin.is_some() {
             self.bytes_in_flight -= u64::from(self.geometry.len_of(piece));
         }
-        self.doubtful.remove(&piece);
         self.stored.insert(piece);
         self.set(piece, State::Stored);
-        senders.unwrap_or_default()
+        origin.map(|origin| origin.senders).unwrap_or_default()
     }
 
     /// Missing, or given up before, to claimed.

@@ -12,11 +12,12 @@ use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::{Message, PeerId};
 use crate::proto::tracker::AnnounceEvent;
 use crate::swarm::announce::Announcer;
+use crate::swarm::blame::Doubt;
 use crate::swarm::candidates::Candidates;
 use crate::swarm::interface::{Action, CloseReason, Config, Input, LinkId};
 use crate::swarm::link::{Link, Vouched};
 use crate::swarm::meter::Meter;
-use crate::swarm::pieces::{PieceTable, Sender};
+use crate::swarm::pieces::PieceTable;
 use crate::swarm::spread::Spread;
 
 /// How often links are looked at that were asked for something.
@@ -32,6 +33,8 @@ pub struct Swarm {
     pub(super) config: Config,
     pub(super) rng: Rng,
     pub(super) pieces: PieceTable,
+    /// Pieces of several senders that had the wrong hash.
+    pub(super) doubts: BTreeMap<PieceIndex, Doubt>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) readers: Vec<Reader>,
     /// What all links bring, and the most that they brought so far, in bytes per second.
@@ -77,6 +80,7 @@ impl Swarm {
             config,
             rng,
             pieces,
+            doubts: BTreeMap::new(),
             links: BTreeMap::new(),
             readers: Vec::new(),
             down: Meter::default(),
@@ -162,7 +166,8 @@ impl Swarm {
             Input::Block { link, block } => self.block(link, block, now, out),
             Input::BlockSent { link, block } => self.block_sent(link, block, out),
             Input::Stored { piece } => self.stored(piece, now, out),
-            Input::Corrupt { piece } => self.corrupt(piece, now, out),
+            Input::Proof { piece, units } => self.proven(piece, &units, now, out),
+            Input::Corrupt { piece, units } => self.corrupt(piece, units, now, out),
             Input::Readers { offsets } => self.readers(&offsets, now, out),
             Input::Hashes { link, hashes } => self.hashes_told(link, &hashes, now, out),
             Input::Candidates { addresses, source } => {
@@ -464,6 +469,7 @@ impl Swarm {
             return;
         }
         self.withdraw(piece, out);
+        self.doubts.remove(&piece);
         if let [(sender, _)] = self.pieces.store(piece)[..]
             && let Some(link) = self.links.get_mut(&sender)
         {
@@ -502,27 +508,6 @@ impl Swarm {
             self.close(id, CloseReason::BothComplete, now, out);
         }
         self.suggest(now, out);
-    }
-
-    /// Bans `ip`: `guilty` is the link that earned it, if it is still there. Once: more of what it
-    /// sent may turn out to be wrong after its links were closed.
-    pub(super) fn ban(&mut self, ip: IpAddr, guilty: LinkId, now: Time, out: &mut Vec<Action>) {
-        if self.candidates.is_banned(ip) {
-            return;
-        }
-        out.push(Action::Ban { address: ip });
-        self.candidates.ban(ip);
-        // What is held of it would be held against those who bring the rest.
-        let of_it = |senders: &[Sender]| senders.iter().any(|(_, sender)| *sender == ip);
-        let tainted = self.pieces.progress().iter().filter(|(_, held)| of_it(&held.senders));
-        for piece in tainted.map(|(&piece, _)| piece).collect::<Vec<_>>() {
-            self.give_up(piece, out);
-        }
-        let links = self.links.iter().filter(|(_, link)| link.address.ip() == ip);
-        for id in links.map(|(&id, _)| id).collect::<Vec<_>>() {
-            let why = if id == guilty { CloseReason::Corrupt } else { CloseReason::Banned };
-            self.close(id, why, now, out);
-        }
     }
 
     /// Closes a link and forgets it.

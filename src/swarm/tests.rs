@@ -1,5 +1,6 @@
 //! Claims about the swarm as a whole.
 
+mod blame;
 mod calls;
 mod hashes;
 
@@ -124,6 +125,17 @@ impl Host {
         asked.collect()
     }
 
+    /// Whether the last input made us verify the piece, for this hash.
+    fn verifies(&self, piece: PieceIndex, hash: Option<Sha1Hash>) -> bool {
+        self.did(&Action::Verify { piece, hash, proof: false })
+    }
+
+    /// The piece has the wrong hash, and its units these, as a number each.
+    fn corrupt(&mut self, number: u32, units: [u8; 2]) -> &[Action] {
+        let units = units.map(|unit| Sha1Hash([unit; 20])).to_vec();
+        self.input(Input::Corrupt { piece: self.piece(number), units })
+    }
+
     fn did(&self, action: &Action) -> bool {
         self.out.contains(action)
     }
@@ -170,7 +182,7 @@ fn a_whole_piece_is_asked_of_one_link_verified_and_announced() {
     assert!(host.deliver(link, asked[1]));
     assert!(host.deliver(link, asked[0]));
     let piece = host.piece(0);
-    assert!(host.did(&Action::Verify { piece, hash: None }));
+    assert!(host.verifies(piece, None));
     host.input(Input::Stored { piece });
     assert!(host.did(&Action::Send { link: other, message: Message::Have(0) }));
     assert!(host.did(&Action::Complete));
@@ -539,7 +551,7 @@ fn a_dead_links_requests_go_to_others_and_its_blocks_are_kept() {
     host.input(Input::LinkDown { link: first });
     assert_eq!(host.asked(second), [asked[1]]);
     host.deliver(second, asked[1]);
-    assert!(host.did(&Action::Verify { piece: host.piece(0), hash: None }));
+    assert!(host.verifies(host.piece(0), None));
 }
 
 #[test]
@@ -553,7 +565,7 @@ fn a_silent_link_loses_its_requests_and_the_copy_that_comes_later_is_cancelled()
     assert!(host.did(&Action::Send { link: silent, message: Message::Cancel(asked[0]) }));
     assert!(host.deliver(silent, asked[1]), "a late block is welcome");
     assert!(host.did(&Action::Send { link, message: Message::Cancel(asked[1]) }));
-    assert!(host.did(&Action::Verify { piece: host.piece(0), hash: None }));
+    assert!(host.verifies(host.piece(0), None));
 }
 
 #[test]
@@ -571,45 +583,6 @@ fn who_spoke_last_is_asked_for_what_another_is_slow_to_bring() {
         doubled.extend(others.iter().filter(|link| !host.asked(**link).is_empty()));
     }
     assert_eq!((asked.len(), doubled.first()), (2, Some(&others[1])), "{slow:?}: {doubled:?}");
-}
-
-#[test]
-fn who_sent_all_of_a_corrupt_piece_is_banned() {
-    let mut host = Host::new(1, 0);
-    let (liar, asked) = host.seed();
-    asked.iter().for_each(|block| assert!(host.deliver(liar, *block)));
-    let (link, _) = host.seed();
-    let piece = host.piece(asked[0].piece);
-    host.input(Input::Corrupt { piece });
-    assert!(host.did(&Action::Ban { address: [10, 0, 0, 1].into() }));
-    assert_eq!(host.closed(liar), Some(CloseReason::Corrupt));
-    assert!(host.asked(link).iter().any(|block| block.piece == piece.get()));
-    let address = SocketAddr::from(([10, 0, 0, 1], 9));
-    host.input(Input::Candidates { addresses: vec![address], source: Source::Tracker });
-    assert!(!host.did(&Action::Dial { address }));
-}
-
-#[test]
-fn a_corrupt_piece_of_two_senders_is_asked_of_one_and_then_blame_is_certain() {
-    let mut host = Host::new(1, 0);
-    let (first, asked) = host.seed();
-    host.deliver(first, asked[0]);
-    host.hear(first, Message::Choke);
-    let (second, rest) = host.seed();
-    assert_eq!(rest, [asked[1]]);
-    host.deliver(second, asked[1]);
-    let piece = host.piece(0);
-    host.input(Input::Corrupt { piece });
-    assert!(!host.out.iter().any(|action| matches!(action, Action::Ban { .. })));
-    assert_eq!(host.asked(second).len(), 2, "all of it, again, from one");
-    host.hear(first, Message::Unchoke);
-    assert_eq!(host.asked(first), []);
-    host.deliver(second, asked[0]);
-    host.deliver(second, asked[1]);
-    host.input(Input::Corrupt { piece });
-    assert!(host.did(&Action::Ban { address: [10, 0, 0, 2].into() }));
-    assert_eq!(host.asked(first).len(), 2);
-    assert!(!host.did(&Action::Discard { piece }), "the engine has thrown them away itself");
 }
 
 #[test]
@@ -866,28 +839,4 @@ fn a_full_swarm_makes_room_for_addresses_that_have_fewer_links_than_another() {
     }
     assert_eq!(up(3, 31), [31], "nobody has more than it would have");
     assert_eq!(up(5, 50).len(), 1);
-}
-
-#[test]
-fn what_a_banned_peer_sent_is_not_held_against_those_who_bring_the_rest() {
-    let mut host = Host::new(4, 1);
-    let (liar, asked) = host.seed();
-    // One piece of it is whole, one is begun.
-    let (whole, begun, mut mixed) = (&asked[..2], &asked[2..], Vec::new());
-    for block in [whole[0], whole[1], begun[0]] {
-        assert!(host.deliver(liar, block));
-        mixed.extend(host.asked(liar));
-    }
-    // A third is of two senders and with the disk when it turns out that one of them lies.
-    assert_eq!(mixed.len(), 2, "{asked:?}, {mixed:?}");
-    assert!(host.deliver(liar, mixed[0]));
-    host.hear(liar, Message::Choke);
-    let (honest, rest) = host.seed();
-    assert!(rest.contains(&mixed[1]), "{rest:?}");
-    assert!(host.deliver(honest, mixed[1]));
-    host.input(Input::Corrupt { piece: host.piece(whole[0].piece) });
-    assert!(host.did(&Action::Discard { piece: host.piece(begun[0].piece) }));
-    assert!(host.did(&Action::Send { link: honest, message: Message::Cancel(begun[1]) }));
-    host.input(Input::Corrupt { piece: host.piece(mixed[0].piece) });
-    assert!(!host.swarm.links[&honest].suspected);
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use torrent_cache::base::clock::Time;
-use torrent_cache::proto::geometry::{Geometry, PieceIndex};
+use torrent_cache::proto::geometry::{Block, Geometry, PieceIndex};
 use torrent_cache::proto::peer::{PeerId, RawBlock};
 use torrent_cache::swarm::{Action, LinkId, Swarm};
 
@@ -66,10 +66,10 @@ pub struct Host {
     pub wake: Option<Time>,
     pub disk_free: Time,
     /// Pieces of which blocks are held, those that the disk is busy with, and for those with wrong
-    /// blocks who sent such.
+    /// blocks who sent which.
     pub held: BTreeSet<PieceIndex>,
     pub verifying: BTreeSet<PieceIndex>,
-    pub bad: BTreeMap<PieceIndex, BTreeSet<usize>>,
+    pub bad: BTreeMap<PieceIndex, Vec<(Block, usize)>>,
     /// Requests that have no answer yet and were not taken back, on which link each: piece and
     /// first byte.
     asked: BTreeSet<(u32, u32, LinkId)>,

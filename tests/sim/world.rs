@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use torrent_cache::base::clock::Time;
+use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
-use torrent_cache::limits::BLOCK_LEN_MAX;
+use torrent_cache::limits::{BLOCK_LEN, BLOCK_LEN_MAX};
 use torrent_cache::proto::bitfield::Pieces;
 use torrent_cache::proto::geometry::{Block, Geometry, PieceIndex, Span};
 use torrent_cache::proto::peer::{Message, PeerId, RawBlock};
@@ -41,7 +42,8 @@ enum Event {
     Left(usize),
     Came(LinkId, u64, Option<Item>),
     Dialled(usize, SocketAddr),
-    Verified(usize, PieceIndex),
+    /// A piece was hashed; whether what its units hash to was wanted.
+    Verified(usize, PieceIndex, bool),
     /// A host that drips sends a block.
     Drip(LinkId, Block),
     /// The upstream brought a piece, and brings the rest.
@@ -225,7 +227,7 @@ impl World {
                 self.of_network(|network, now, out| network.came(now, link, len, out));
             }
             Event::Dialled(n, address) => self.dialled(n, address),
-            Event::Verified(n, piece) => self.verified(n, piece),
+            Event::Verified(n, piece, proof) => self.verified(n, piece, proof),
             Event::Drip(link, block) => {
                 self.send(link, Item::Block(block, false));
             }
@@ -329,13 +331,13 @@ impl World {
                 self.hosts[n].held.insert(block.piece());
             }
             Action::Drop => {}
-            Action::Verify { piece, .. } => {
+            Action::Verify { piece, proof, .. } => {
                 let host = &mut self.hosts[n];
                 host.verifying.insert(piece);
                 let takes = host.plan.disk.mul_f64(f64::from(self.geometry.len_of(piece)) / MIB);
                 host.disk_free = host.disk_free.max(self.now) + takes;
                 let at = host.disk_free;
-                self.at(at, Event::Verified(n, piece));
+                self.at(at, Event::Verified(n, piece, proof));
             }
             Action::Discard { piece } => {
                 let host = &mut self.hosts[n];
@@ -509,22 +511,33 @@ impl World {
                 host.dropped_early += len;
             }
         } else if let Some(liar) = liar {
-            host.bad.entry(piece).or_default().insert(liar);
+            host.bad.entry(piece).or_default().push((block, liar));
         }
     }
 
-    fn verified(&mut self, n: usize, piece: PieceIndex) {
-        self.hosts[n].held.remove(&piece);
-        self.hosts[n].verifying.remove(&piece);
-        if let Some(liars) = self.hosts[n].bad.remove(&piece) {
-            let host = &mut self.hosts[n];
-            for liar in liars.difference(&host.banned) {
-                *host.lied.entry(*liar).or_default() += 1;
-            }
-            self.input(n, Input::Corrupt { piece });
-        } else {
-            self.stored(n, piece);
+    fn verified(&mut self, n: usize, piece: PieceIndex, proof: bool) {
+        let host = &mut self.hosts[n];
+        host.held.remove(&piece);
+        host.verifying.remove(&piece);
+        let bad = host.bad.remove(&piece).unwrap_or_default();
+        let liars: BTreeSet<usize> = bad.iter().map(|(_, liar)| *liar).collect();
+        for liar in liars.difference(&host.banned) {
+            *host.lied.entry(*liar).or_default() += 1;
         }
+        // Right bytes hash to 0 here, those of a liar to its number.
+        let units = self.geometry.blocks(piece, BLOCK_LEN).map(|unit| {
+            let of =
+                bad.iter().find(|(block, _)| (block.begin()..block.end()).contains(&unit.begin()));
+            Sha1Hash([of.map_or(0, |(_, liar)| u8::try_from(*liar).unwrap()); 20])
+        });
+        let units: Vec<Sha1Hash> = units.collect();
+        if !bad.is_empty() {
+            return self.input(n, Input::Corrupt { piece, units });
+        }
+        if proof {
+            self.input(n, Input::Proof { piece, units });
+        }
+        self.stored(n, piece);
     }
 
     fn stored(&mut self, n: usize, piece: PieceIndex) {

@@ -82,7 +82,8 @@ pub struct Model {
     requested: Vec<(LinkId, RawBlock)>,
     /// Requests of peers that were not answered.
     owed: Vec<(LinkId, RawBlock)>,
-    verifying: Vec<PieceIndex>,
+    /// Pieces that are hashed, and whether what their units hash to is wanted.
+    verifying: Vec<(PieceIndex, bool)>,
     sending: Vec<(LinkId, Block)>,
     dialling: Vec<SocketAddr>,
     claimed: Vec<Span>,
@@ -178,6 +179,12 @@ impl Model {
         Input::Hashes { link, hashes: (from..until).map(|number| (number, hash)).collect() }
     }
 
+    /// What the units of a piece hash to, right ones as a rule.
+    fn units(&mut self, piece: PieceIndex) -> Vec<Sha1Hash> {
+        let units = self.geometry.blocks(piece, BLOCK_LEN);
+        units.map(|_| Sha1Hash([u8::from(self.choices.below(8) == 0); 20])).collect()
+    }
+
     fn link_up(&mut self) -> Input {
         self.next_link += 1;
         let n = u8::try_from(self.choices.below(9)).unwrap();
@@ -211,8 +218,14 @@ impl Model {
                 None => Input::Block { link, block: self.raw_block() },
             },
             26..=28 => match self.choices.take(&mut self.verifying) {
-                Some(piece) if self.choices.below(4) == 0 => Input::Corrupt { piece },
-                Some(piece) => Input::Stored { piece },
+                Some((piece, _)) if self.choices.below(4) == 0 => {
+                    Input::Corrupt { piece, units: self.units(piece) }
+                }
+                Some((piece, true)) => {
+                    self.verifying.push((piece, false));
+                    Input::Proof { piece, units: self.units(piece) }
+                }
+                Some((piece, false)) => Input::Stored { piece },
                 None => Input::Timeout,
             },
             29 => match self.choices.take(&mut self.sending) {
@@ -254,7 +267,7 @@ impl Model {
         let asks = matches!(input, Input::Block { .. });
         let claims = matches!(input, Input::Claim { .. });
         match &input {
-            Input::Corrupt { piece } => {
+            Input::Corrupt { piece, .. } => {
                 self.held.remove(piece);
             }
             Input::Hashes { link, hashes } => {
@@ -304,10 +317,10 @@ impl Model {
             }
             Action::Refuse { link, block } => self.answered(link, block),
             Action::Keep { block } => drop(self.held.insert(block.piece()).then_some(())),
-            Action::Verify { piece, hash } => {
+            Action::Verify { piece, hash, proof } => {
                 assert_eq!(hash.is_none(), self.hashes_known);
                 assert!(self.held.contains(&piece), "nothing held to verify");
-                self.verifying.push(piece);
+                self.verifying.push((piece, proof));
             }
             Action::Discard { piece } => {
                 assert!(self.held.remove(&piece), "nothing held to discard");

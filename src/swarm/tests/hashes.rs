@@ -15,7 +15,7 @@ fn deliver_all(host: &mut Host, link: LinkId, blocks: &[RawBlock]) {
 
 fn verifies(host: &Host, number: u32, hash: u8) -> bool {
     let (piece, hash) = (host.piece(number), Some(Sha1Hash([hash; 20])));
-    host.did(&Action::Verify { piece, hash })
+    host.verifies(piece, hash)
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_piece_has_the_hash_that_its_senders_told_whatever_others_say() {
     deliver_all(&mut host, liar, &asked);
     assert!(verifies(&host, 0, 9));
     let piece = host.piece(0);
-    host.input(Input::Corrupt { piece });
+    host.corrupt(0, [0, 1]);
     assert!(closed(&host, liar, CloseReason::Corrupt), "it told the hash and sent the bytes");
     let asked = host.asked(honest);
     deliver_all(&mut host, honest, &asked);
@@ -107,8 +107,7 @@ fn what_a_link_began_others_go_on_with_only_if_they_told_the_same() {
     assert_eq!((host.asked(other), host.asked(same)), (vec![], vec![asked[1]]));
     host.deliver(same, asked[1]);
     assert!(verifies(&host, 0, 1));
-    let piece = host.piece(0);
-    host.input(Input::Corrupt { piece });
+    host.corrupt(0, [0, 1]);
     assert!(host.swarm.links[&first].suspected && host.swarm.links[&same].suspected);
 }
 
