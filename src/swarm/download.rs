@@ -16,8 +16,9 @@
 //!
 //! A piece that is on its way cannot be passed on. If we asked every peer for one, and everyone did
 //! so, each uplink would be shared by all, every piece would come late, and most of the blob would
-//! be on its way at once. So we begin no more pieces than keep our downlink busy, and the first one
-//! alone, as long as it comes: until it is here we have nothing to give.
+//! be on its way at once. So we begin no more pieces than keep our downlink busy, but for the one
+//! that a reader needs next, and the first one alone, as long as it comes: until it is here we have
+//! nothing to give.
 
 use std::time::Duration;
 
@@ -273,17 +274,19 @@ impl Swarm {
                 return None;
             }
         }
-        if has_enough && !saved {
-            return None;
-        }
         let link = self.links.get(&id)?;
         if !saved {
-            let next = self.window(saves_seeds).filter(|(_, piece)| {
-                self.pieces.picker.is_pickable(*piece) && link.has.contains(*piece)
+            // What a reader needs next is begun in any case.
+            let next = self.window(saves_seeds).filter(|(at, piece)| {
+                let begins = *at == 0 || !has_enough;
+                begins && self.pieces.picker.is_pickable(*piece) && link.has.contains(*piece)
             });
             if let Some((at, piece)) = next.min() {
                 return self.may_begin(id, piece).then_some((What::Begin(piece), 2, at));
             }
+        }
+        if has_enough && !saved {
+            return None;
         }
         let piece = self.rarest(id)?;
         let order = usize::from(self.pieces.picker.availability(piece));

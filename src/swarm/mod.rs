@@ -4,9 +4,10 @@
 //! Time and randomness are arguments, so a whole network of swarms runs in a test (`tests/sim`).
 //!
 //! [`interface`] is what goes in and out. `swarm` dispatches and knows the links; `download` says
-//! what to ask of whom, over `pieces` (the state of each) and `picker` (which next); `claims` lends
-//! pieces to the upstream; `upload` serves, `choker` says whom, and `spread` says who is to have
-//! what first; `pace` says how long to wait for others; `candidates` and `announce` find them.
+//! what to ask of whom, over `pieces` (the state of each) and `picker` (which next); `blame` finds
+//! who sent wrong bytes; `claims` lends pieces to the upstream; `upload` serves, `choker` says
+//! whom, and `spread` says who is to have what first; `pace` says how long to wait for others;
+//! `candidates` and `announce` find them.
 
 mod announce;
 mod blame;

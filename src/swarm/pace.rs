@@ -74,7 +74,7 @@ impl Pace {
     /// So long a link that was asked for something may bring nothing. With the time after which a
     /// seed is asked as well, no reader waits for 3 s for what is there.
     pub(super) fn silence(self) -> Duration {
-        self.at_least(Duration::from_millis(1750), 20)
+        self.at_least(Duration::from_millis(1500), 20)
     }
 }
 

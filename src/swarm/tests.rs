@@ -387,6 +387,18 @@ fn no_more_pieces_are_begun_than_come_soon() {
 }
 
 #[test]
+fn what_a_reader_needs_next_is_begun_whatever_is_on_its_way() {
+    let (mut host, _) = host_with_peers(100, 1, 25);
+    let begun = |host: &Host, piece| host.swarm.links.values().any(|l| l.owned.contains(&piece));
+    let pieces: Vec<_> = (1..90).map(|number| host.piece(number)).collect();
+    let next = *pieces.iter().find(|piece| !begun(&host, **piece)).unwrap();
+    let offset = host.swarm.geometry().span(next).offset;
+    host.input(Input::Readers { offsets: vec![offset] });
+    assert!(begun(&host, next));
+    assert_eq!(pieces_begun(&host), 11, "and nothing after it");
+}
+
+#[test]
 fn more_pieces_are_begun_when_words_take_long() {
     let (mut host, links) = host_with_peers(100, 1, 40);
     host.now = host.now + Duration::from_millis(100);
