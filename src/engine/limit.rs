@@ -45,9 +45,9 @@ impl Limit {
         self.block_len_max
     }
 
-    /// Waits until `len` bytes may go.
+    /// Waits until `len` bytes may go; for none, not at all.
     pub(super) fn pass(&self, len: usize) {
-        if let Some(bucket) = &self.bucket {
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| len > 0) {
             let at = bucket.lock().reserve(Time::now(), len);
             // If it stops, nobody waits: what is left goes or is cut.
             let _ = self.stop.wait_until(at);

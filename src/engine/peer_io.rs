@@ -115,21 +115,17 @@ pub(super) fn read_link(
 ) -> LinkEnd {
     let mut wire = Wire::new(source.stream);
     loop {
-        let frame = wire.frame();
-        if let Ok(Frame::Block(block)) = &frame {
-            source.limit.pass(block.len as usize);
-        }
-        let event = match frame {
+        let event = match wire.frame() {
             Ok(Frame::Block(block)) if !source.credit.take(block.len) => {
                 figures::DUPLICATE_BYTES.add(u64::from(block.len));
-                match wire.skip(block.len as usize) {
+                match wire.skip(block.len as usize, source.limit) {
                     Ok(()) => continue,
                     Err(end) => return end,
                 }
             }
             Ok(Frame::Block(block)) => {
                 let mut body = pool.take(block.len);
-                if let Err(end) = wire.body(&mut body) {
+                if let Err(end) = wire.body(&mut body, source.limit) {
                     return end;
                 }
                 Event::Block(link, block, body)
@@ -209,30 +205,37 @@ impl<R: Read> Wire<R> {
         Ok(())
     }
 
-    /// Reads a block's bytes to where they belong, and with the last of them what follows.
-    fn body(&mut self, body: &mut [u8]) -> Result<(), LinkEnd> {
+    /// Reads a block's bytes to where they belong, and with the last of them what follows. What has
+    /// come counts into `limit`, not what a head promises: that costs a peer nothing, and everyone
+    /// would wait for it.
+    fn body(&mut self, body: &mut [u8], limit: &Limit) -> Result<(), LinkEnd> {
         let here = body.len().min(self.end - self.start);
         body[..here].copy_from_slice(&self.buf[self.start..self.start + here]);
         self.start += here;
+        limit.pass(here);
         let mut filled = here;
         while filled < body.len() {
             // The buffer is empty: all of it went into the body.
             (self.start, self.end) = (0, 0);
             let rest = &mut body[filled..];
-            let rest_len = rest.len();
-            let mut parts = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.buf)];
+            let part_len = rest.len().min(limit.part_len());
+            let follows = if part_len == rest.len() { &mut self.buf[..] } else { &mut [] };
+            let mut parts = [IoSliceMut::new(&mut rest[..part_len]), IoSliceMut::new(follows)];
             let count = read_some(&mut self.source, &mut parts)?;
-            filled += count.min(rest_len);
-            self.end = count.saturating_sub(rest_len);
+            let came = count.min(part_len);
+            limit.pass(came);
+            filled += came;
+            self.end = count - came;
         }
         Ok(())
     }
 
-    /// Reads a block's bytes that nobody asked for.
-    fn skip(&mut self, len: usize) -> Result<(), LinkEnd> {
+    /// Reads a block's bytes that nobody asked for; they count as those of [`Wire::body`].
+    fn skip(&mut self, len: usize, limit: &Limit) -> Result<(), LinkEnd> {
         let mut left = len;
         loop {
             let here = left.min(self.end - self.start);
+            limit.pass(here);
             self.start += here;
             left -= here;
             if left == 0 {
@@ -354,6 +357,7 @@ fn append_block(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::stop::Stop;
 
     /// Gives its bytes in parts of at most so many.
     struct Parts<'a>(&'a [u8], usize);
@@ -384,6 +388,7 @@ mod tests {
         let body: Vec<u8> = (0..u8::MAX).cycle().take(20_000).collect();
         let block = RawBlock { piece: 1, begin: 2, len: 20_000 };
         let long = Message::Bitfield(vec![7; 9000]);
+        let limits = [None, Some(1 << 40)].map(|rate| Limit::new(rate, Stop::new()));
         let mut bytes = Vec::new();
         Message::Have(5).encode(&mut bytes);
         for _ in 0..2 {
@@ -391,16 +396,17 @@ mod tests {
             bytes.extend_from_slice(&body);
             long.encode(&mut bytes);
         }
-        for part in [1, 7, 4096, 5000, 20_013, usize::MAX] {
+        let parts = [1, 7, 4096, 5000, 20_013, usize::MAX];
+        for (limit, part) in limits.iter().flat_map(|limit| parts.map(|part| (limit, part))) {
             let mut wire = Wire::new(Parts(&bytes, part));
             assert_eq!(wire.frame().unwrap(), Frame::Message(Message::Have(5)));
             assert_eq!(wire.frame().unwrap(), Frame::Block(block));
             let mut read = vec![0; body.len()];
-            wire.body(&mut read).unwrap();
+            wire.body(&mut read, limit).unwrap();
             assert!(read == body, "in parts of {part}");
             assert_eq!(wire.frame().unwrap(), Frame::Message(long.clone()));
             assert_eq!(wire.frame().unwrap(), Frame::Block(block));
-            wire.skip(body.len()).unwrap();
+            wire.skip(body.len(), limit).unwrap();
             assert_eq!(wire.frame().unwrap(), Frame::Message(long.clone()));
             assert!(matches!(wire.frame(), Err(LinkEnd::Closed)), "in parts of {part}");
         }

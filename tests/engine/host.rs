@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use torrent_cache::base::address::Network;
 use torrent_cache::base::clock::Time;
 use torrent_cache::base::hash::{Sha1Hash, sha256};
 use torrent_cache::base::rng::Rng;
@@ -75,43 +74,40 @@ pub struct Fetching {
 impl Host {
     /// An empty host without a tracker.
     pub fn new(number: u8) -> Host {
-        Host::open(number, None, tempfile::tempdir().unwrap())
+        Host::with(number, |_| ())
     }
 
     /// An empty host that announces itself.
     pub fn with_tracker(number: u8, tracker: TrackerUrl) -> Host {
-        Host::open(number, Some(tracker), tempfile::tempdir().unwrap())
+        Host::with(number, |config| config.tracker = Some(tracker))
     }
 
     /// An empty host that talks to peers in these ranges only.
     pub fn within(number: u8, networks: &[&str]) -> Host {
-        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
-        Host::open_within(number, None, tempfile::tempdir().unwrap(), networks)
+        let networks = networks.iter().map(|network| network.parse().unwrap());
+        Host::with(number, |config| config.peer_networks = networks.collect())
     }
 
-    fn open(number: u8, tracker: Option<TrackerUrl>, dir: TempDir) -> Host {
-        Host::open_within(number, tracker, dir, Vec::new())
+    /// An empty host with other settings.
+    pub fn with(number: u8, set: impl FnOnce(&mut EngineConfig)) -> Host {
+        Host::open(number, tempfile::tempdir().unwrap(), set)
     }
 
-    fn open_within(
-        number: u8,
-        tracker: Option<TrackerUrl>,
-        dir: TempDir,
-        peer_networks: Vec<Network>,
-    ) -> Host {
+    fn open(number: u8, dir: TempDir, set: impl FnOnce(&mut EngineConfig)) -> Host {
         let config = StoreConfig { root: dir.path().to_owned(), max: Max::None };
         let store = Store::open(config).unwrap();
-        let config = EngineConfig {
+        let mut config = EngineConfig {
             interface: loopback(number),
             ports: 0..=0,
-            tracker,
+            tracker: None,
             advertise_address: Some(loopback(number)),
             advertise_port: None,
-            peer_networks,
+            peer_networks: Vec::new(),
             upload_max: None,
             download_max: None,
             peer_id: PeerId::random(&mut Rng::from_os()),
         };
+        set(&mut config);
         let engine = Engine::start(config, Arc::clone(&store)).unwrap();
         for seed in store.seeds() {
             engine.seed(&seed);
@@ -154,7 +150,7 @@ impl Host {
         let Host { store, engine, dir, .. } = self;
         engine.stop(soon());
         drop((engine, store));
-        Host::open(number, None, dir)
+        Host::open(number, dir, |_| ())
     }
 }
 

@@ -1,12 +1,14 @@
 //! Peers that lie, stall, vanish, or talk nonsense.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use torrent_cache::base::clock::Time;
 use torrent_cache::base::figures;
 use torrent_cache::base::hash::Sha1Hash;
+use torrent_cache::limits::{BLOCK_LEN_MAX, HANDSHAKES_PER_ADDRESS_MAX};
 use torrent_cache::proto::peer::{Frame, Handshake, Message, PeerId, RawBlock};
 
 use crate::host::{Host, Sample, loopback, soon};
@@ -172,16 +174,35 @@ fn a_candidate_outside_the_given_networks_is_not_called() {
     assert_eq!(senders.into_keys().collect::<Vec<_>>(), [inside.address.ip()]);
 }
 
+/// The address is that of a mapped port, which leads to the host itself.
 #[test]
-fn a_host_does_not_talk_to_itself() {
+fn a_host_does_not_talk_to_itself_and_calls_itself_once() {
     let sample = Arc::new(Sample::new(25, 2 << 20));
     let leecher = Host::new(3);
-    let fetching = leecher.fetch(&sample, &[leecher.address]);
+    let mapped = TcpListener::bind((loopback(25), 0)).unwrap();
+    let address = mapped.local_addr().unwrap();
+    let fetching = leecher.fetch(&sample, &[address]);
+    let (outside, _) = mapped.accept().expect("it is called");
+    let inside = TcpStream::connect(leecher.address).unwrap();
+    let other = |stream: &TcpStream| stream.try_clone().unwrap();
+    let ways = [(other(&outside), other(&inside)), (inside, outside)];
+    let carry = |(mut from, mut to): (TcpStream, TcpStream)| {
+        from.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let carried = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+        // It may be cut while something is on its way.
+        carried.map_or_else(|error| error.kind(), |_| io::ErrorKind::UnexpectedEof)
+    };
+    for end in ways.map(|way| std::thread::spawn(move || carry(way))) {
+        assert_ne!(end.join().unwrap(), io::ErrorKind::WouldBlock, "it stays linked to itself");
+    }
+    // It is told of the same address again, and gets all from another.
     let served = Arc::clone(&sample);
     let seeder = Seeder::start(loopback(69), move |block| Ok(Some(served.block(block))));
-    fetching.membership.offer_candidates(vec![leecher.address, seeder.address]);
+    fetching.membership.offer_candidates(vec![address, seeder.address]);
     fetching.expect(&sample);
-    assert_eq!(fetching.membership.progress().bytes_from_peers.len(), 1);
+    mapped.set_nonblocking(true).unwrap();
+    assert!(mapped.accept().is_err(), "it calls itself again");
 }
 
 #[test]
@@ -228,4 +249,33 @@ fn a_peer_that_makes_us_ask_and_never_reads_is_let_go() {
     assert!(ended.is_some(), "a million times, and it is asked all the same");
     assert!(figures::LINKS_FAILED_THEIRS.value() > failed);
     drop(fetching);
+}
+
+/// A head costs a peer 13 bytes.
+#[test]
+fn blocks_of_which_only_the_head_comes_take_nothing_of_what_may_be_taken() {
+    const RATE: u32 = 512 << 10;
+    let sample = Sample::new(28, 1 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let leecher = Host::with(3, |config| config.download_max = Some(RATE.into()));
+    let fetching = leecher.fetch(&sample, &[]);
+    let unasked = figures::DUPLICATE_BYTES.value();
+    let block = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN_MAX };
+    let peers: Vec<Wire> = (0..HANDSHAKES_PER_ADDRESS_MAX)
+        .map(|_| {
+            let mut peer = Wire::call(leecher.address, sample.metainfo.info_hash()).unwrap();
+            peer.send_block(block, &[]).unwrap();
+            peer
+        })
+        .collect();
+    // All of them together take a minute at the rate.
+    let promised = peers.len() as u64 * u64::from(BLOCK_LEN_MAX);
+    assert!(promised > 60 * u64::from(RATE));
+    let deadline = soon();
+    while figures::DUPLICATE_BYTES.value() < unasked + promised {
+        assert!(Time::now() < deadline, "they wait for each other");
+        std::thread::yield_now();
+    }
+    fetching.membership.offer_candidates(vec![seeder.address]);
+    fetching.expect(&sample);
 }
