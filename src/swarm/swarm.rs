@@ -221,7 +221,8 @@ impl Swarm {
 
     /// Why the new link is not taken, if so. Of two links to one peer, the older is kept, unless
     /// both sides dialled at the same time: then both must drop the same one, and the link that the
-    /// lower peer id dialled stays.
+    /// lower peer id dialled stays. One peer is one id at one address: everybody is told the id of
+    /// a host that he calls, and with that alone could take its place with all others.
     fn refusal(&mut self, new: &Arrival, now: Time, out: &mut Vec<Action>) -> Option<CloseReason> {
         if self.left {
             return Some(CloseReason::Leaving);
@@ -235,7 +236,9 @@ impl Swarm {
         if self.candidates.is_banned(new.address.ip()) {
             return Some(CloseReason::Banned);
         }
-        let twin = self.links.iter_mut().find(|(_, link)| link.peer_id == new.peer_id);
+        let is_twin =
+            |link: &Link| link.peer_id == new.peer_id && link.address.ip() == new.address.ip();
+        let twin = self.links.iter_mut().find(|(_, link)| is_twin(link));
         if let Some((&id, twin)) = twin {
             let crossed = twin.incoming != new.incoming && now.since(twin.since) < CROSSED;
             let lower_dialled = new.incoming == (new.peer_id < self.config.peer_id);

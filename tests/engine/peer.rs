@@ -32,6 +32,22 @@ impl Wire {
         Ok(wire)
     }
 
+    /// As [`Wire::call_as`], from an address of the machine's own.
+    pub fn call_from(
+        source: IpAddr,
+        id: PeerId,
+        address: SocketAddr,
+        info_hash: Sha1Hash,
+    ) -> io::Result<Wire> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect(&address.into())?;
+        let mut wire = Wire::of(socket.into())?;
+        wire.greet_as(id, info_hash)?;
+        wire.read_hello()?;
+        Ok(wire)
+    }
+
     /// A connection on which nothing was said yet.
     pub fn of(stream: TcpStream) -> io::Result<Wire> {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

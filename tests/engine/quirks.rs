@@ -203,7 +203,8 @@ fn crossed(number: u8, id: PeerId) -> &'static str {
         wire.read_hello()?;
         Ok(wire)
     });
-    let ours = Wire::call_as(id, leecher.address, info_hash).expect("it is welcome");
+    let ours = Wire::call_from(loopback(number), id, leecher.address, info_hash);
+    let ours = ours.expect("it is welcome");
     let mut theirs = theirs.expect("it greets");
     theirs.greet_as(id, info_hash).expect("it is open");
     let (closed, one_closed) = std::sync::mpsc::channel();
@@ -223,6 +224,31 @@ fn crossed(number: u8, id: PeerId) -> &'static str {
     stream.write_all(&opening).expect("the other stays");
     fetching.expect(&sample);
     kept
+}
+
+/// Whoever calls a host is told its id.
+#[test]
+fn who_goes_by_the_id_of_another_does_not_take_its_place() {
+    let sample = Sample::new(90, 2 << 20);
+    let seeder = Host::seeding(2, &sample);
+    let info_hash = sample.metainfo.info_hash();
+    let stream = TcpStream::connect(seeder.address).expect("it listens");
+    let told = Wire::of(stream).and_then(|mut wire| {
+        wire.greet_as(FOREIGN, info_hash)?;
+        wire.read_hello()
+    });
+    let id = told.expect("it tells its id").peer_id;
+    // Of two calls that cross, it would keep the one of the lower id.
+    let leecher = Host::with(3, |config| config.peer_id = PeerId([0xff; 20]));
+    let fetching = leecher.fetch(&sample, &[]);
+    let stranger = Wire::call_from(loopback(90), id, leecher.address, info_hash);
+    let mut stranger = stranger.expect("it is welcome");
+    stranger.send(&Message::HaveAll).expect("it is open");
+    // It is taken for a peer that has everything.
+    let mut next = || stranger.next().expect("it is open").expect("it stays open");
+    while next() != Frame::Message(Message::Interested) {}
+    fetching.membership.offer_candidates(vec![seeder.address]);
+    fetching.expect(&sample);
 }
 
 #[test]

@@ -17,6 +17,26 @@ fn we_are_no_link_of_our_own() {
     assert!(!host.did(&Action::Dial { address }));
 }
 
+/// Whoever calls a host is told its id, and could have the host's links with all others closed.
+#[test]
+fn an_id_at_another_address_is_another_peer() {
+    for us in [PeerId([1; 20]), PeerId([9; 20])] {
+        for dialled_first in [true, false] {
+            let mut host = Host::with(4, 0, |config| config.peer_id = us);
+            let mut up = |number: u8, ip: u8, incoming| {
+                let address = SocketAddr::from(([10, 0, 0, ip], 6881));
+                let (link, peer_id) = (LinkId(number.into()), PeerId([5; 20]));
+                let (fast, ours) = (true, true);
+                host.input(Input::LinkUp { link, address, peer_id, incoming, fast, ours });
+                [1, 2, 3].map(|number| host.closed(LinkId(number)))
+            };
+            assert_eq!(up(1, 1, !dialled_first), [None; 3]);
+            assert_eq!(up(2, 2, dialled_first), [None; 3]);
+            assert_eq!(up(3, 2, dialled_first), [None, None, Some(CloseReason::Duplicate)]);
+        }
+    }
+}
+
 /// A host that has left the swarm and is back finds its first link still there.
 #[test]
 fn a_peer_that_turns_us_away_is_called_again_at_once_and_then_later() {
