@@ -135,13 +135,18 @@ impl Table {
     /// When `address` can be called.
     fn when(&self, address: IpAddr) -> When {
         let calls = self.called.get(&address).copied().unwrap_or(0);
-        if self.closed || self.open.len() >= LINKS_MAX {
+        // Another swarm may have got to know it before it was banned.
+        if self.closed || self.open.len() >= LINKS_MAX || self.is_banned(address) {
             When::Never
         } else if self.handshakes >= HANDSHAKES_MAX || calls >= CALLS_PER_ADDRESS_MAX {
             When::Later
         } else {
             When::Now
         }
+    }
+
+    fn is_banned(&self, address: IpAddr) -> bool {
+        self.banned.contains(&Banned::Address(address.to_canonical()))
     }
 
     /// The first of the calls that wait which need not wait any more.
@@ -238,7 +243,7 @@ impl Links {
             [] => address::is_local(address),
             _ => self.networks.iter().any(|network| network.holds(address)),
         };
-        allowed && !self.table.lock().banned.contains(&Banned::Address(address))
+        allowed && !self.table.lock().is_banned(address)
     }
 
     /// Serves a connection that a peer made.
@@ -687,5 +692,6 @@ mod tests {
         assert_eq!(links.table.lock().banned.len(), BANNED_MAX);
         assert!(links.is_welcome(address(9)));
         assert!((10..BANNED_MAX + 10).all(|n| !links.is_welcome(address(n))));
+        assert!(!links.dial(Sha1Hash([7; 20]), (address(10), 6881).into()), "nor is it called");
     }
 }

@@ -45,18 +45,33 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Remembers `address`, unless it is ours, banned, not one to dial, or there is no room.
+    /// Remembers `address`, unless it is ours, banned, not one to dial, or there is no room: where
+    /// all are as good. Peers that call again and again, each time with another port, keep nobody
+    /// out whom the tracker names.
     pub(super) fn add(&mut self, address: SocketAddr, source: Source, now: Time) {
         let ip = address.ip();
         let dialable = address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast();
         let unwanted = self.ours.contains(&address) || self.is_banned(ip);
-        let full = self.known.len() >= CANDIDATES_MAX && !self.known.contains_key(&address);
-        if !dialable || unwanted || full {
+        let is_known = self.known.contains_key(&address);
+        if !dialable || unwanted || !(is_known || self.has_room_for(source)) {
             return;
         }
         let idle = Candidate { source, failures: 0, state: State::Idle { until: now } };
         let known = self.known.entry(address).or_insert(idle);
         known.source = known.source.min(source);
+    }
+
+    /// Whether there is room for an address from `source`, if need be in place of the worst from a
+    /// worse one that nobody is busy with.
+    fn has_room_for(&mut self, source: Source) -> bool {
+        if self.known.len() < CANDIDATES_MAX {
+            return true;
+        }
+        let worse = self.known.iter().filter(|(_, candidate)| {
+            candidate.source > source && matches!(candidate.state, State::Idle { .. })
+        });
+        let worst = worse.max_by_key(|(_, candidate)| candidate.failures).map(|(at, _)| *at);
+        worst.is_some_and(|address| self.known.remove(&address).is_some())
     }
 
     /// The best address to dial now: fewest failures first, then by source, then at random. It
@@ -219,6 +234,24 @@ mod tests {
         candidates.unlinked(address(1), at(60));
         assert_eq!(candidates.next(at(60), &mut rng), None);
         assert_eq!(candidates.next(at(65), &mut rng), Some(address(1)));
+    }
+
+    #[test]
+    fn where_all_is_full_of_what_peers_told_there_is_room_for_whom_the_tracker_names() {
+        let (mut candidates, mut rng) = (Candidates::default(), Rng::seeded(1));
+        (0..1000).for_each(|n| candidates.add(address(n), Source::Peer, at(0)));
+        let dialled: Vec<_> = (0..8).filter_map(|_| candidates.next(at(0), &mut rng)).collect();
+        candidates.add(address(2000), Source::Tracker, at(0));
+        assert_eq!(candidates.next(at(0), &mut rng), Some(address(2000)));
+        candidates.check();
+        // The tracker's do not make room for each other, nor does who is being dialled.
+        (2001..4000).for_each(|n| candidates.add(address(n), Source::Tracker, at(0)));
+        candidates.add(address(4000), Source::Peer, at(0));
+        candidates.check();
+        assert_eq!(candidates.known.len(), CANDIDATES_MAX);
+        assert!(dialled.iter().all(|address| candidates.known.contains_key(address)));
+        assert!(candidates.known.contains_key(&address(2000)));
+        assert!(!candidates.known.contains_key(&address(4000)));
     }
 
     #[test]
