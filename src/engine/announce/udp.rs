@@ -18,6 +18,9 @@ const CONNECTION_KEPT: Duration = Duration::from_secs(60);
 /// The first wait for an answer; it doubles with each datagram. BEP 15 begins at 15 seconds, which
 /// a local network never needs.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// So long the first addresses of a name may take to answer, if there are others: a name may have
+/// one of a family that the tracker does not listen on.
+const NEXT_ADDRESS: Duration = Duration::from_secs(1);
 /// The longest datagram that is read: 200 IPv6 peers are 3.6 KB.
 const DATAGRAM_LEN_MAX: usize = 8 << 10;
 
@@ -28,6 +31,8 @@ pub(super) struct UdpTracker {
     resolver: Resolver,
     rng: Rng,
     connection: Option<Connection>,
+    /// Which of its addresses answered last.
+    answered: Option<SocketAddr>,
 }
 
 /// What proves to the tracker that we are where we say.
@@ -41,7 +46,14 @@ struct Connection {
 impl UdpTracker {
     pub(super) fn new(host: &str, port: u16) -> UdpTracker {
         let resolver = Resolver::new(Arc::new(|_, _, _| true));
-        UdpTracker { host: host.to_owned(), port, resolver, rng: Rng::from_os(), connection: None }
+        UdpTracker {
+            host: host.to_owned(),
+            port,
+            resolver,
+            rng: Rng::from_os(),
+            connection: None,
+            answered: None,
+        }
     }
 
     /// Announces; takes no longer than until `deadline`.
@@ -72,10 +84,34 @@ impl UdpTracker {
     }
 
     fn connect(&mut self, deadline: Time) -> Result<Connection, AnnounceError> {
-        let failed = |error: &dyn std::fmt::Display| AnnounceError::Failed(error.to_string());
         let found = self.resolver.lookup(&self.host, self.port, deadline);
-        let addresses = found.map_err(|error| failed(&error))?;
-        let tracker = *addresses.first().ok_or_else(|| failed(&"the name has no address"))?;
+        self.connect_to_any(found.map_err(|error| failed(&error))?, deadline)
+    }
+
+    /// Connects to the first of `addresses` that answers.
+    fn connect_to_any(
+        &mut self,
+        mut addresses: Vec<SocketAddr>,
+        deadline: Time,
+    ) -> Result<Connection, AnnounceError> {
+        addresses.sort_by_key(|address| Some(*address) != self.answered);
+        let (last, others) =
+            addresses.split_last().ok_or_else(|| failed(&"the name has no address"))?;
+        for address in others {
+            if let Ok(connection) =
+                self.connect_to(*address, deadline.min(Time::now() + NEXT_ADDRESS))
+            {
+                return Ok(connection);
+            }
+        }
+        self.connect_to(*last, deadline)
+    }
+
+    fn connect_to(
+        &mut self,
+        tracker: SocketAddr,
+        deadline: Time,
+    ) -> Result<Connection, AnnounceError> {
         let any = match tracker {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -88,6 +124,7 @@ impl UdpTracker {
             Response::Connect { connection: id, .. } => {
                 connection.id = id;
                 connection.until = Time::now() + CONNECTION_KEPT;
+                self.answered = Some(tracker);
                 Ok(connection)
             }
             other => Err(refused(other)),
@@ -97,6 +134,10 @@ impl UdpTracker {
     fn transaction(&mut self) -> u32 {
         u32::try_from(self.rng.below(1 << 32)).unwrap_or(0)
     }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> AnnounceError {
+    AnnounceError::Failed(error.to_string())
 }
 
 fn refused(answer: Response) -> AnnounceError {
@@ -119,8 +160,8 @@ impl Connection {
         let answer = self.send_until_answered(&datagram, transaction, deadline);
         match answer {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(AnnounceError::Failed("no answer".to_owned())),
-            Err(error) => Err(AnnounceError::Failed(error.to_string())),
+            Ok(None) => Err(failed(&"no answer")),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -157,5 +198,51 @@ fn transaction_of(answer: &Response) -> u32 {
         | Response::Announce { transaction, .. }
         | Response::Scrape { transaction, .. }
         | Response::Error { transaction, .. } => *transaction,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::limits::ANNOUNCE_CALL;
+
+    #[test]
+    fn of_the_addresses_of_a_name_one_that_answers_is_found_and_is_the_first_from_then_on() {
+        let bound = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = |socket: &UdpSocket| socket.local_addr().expect("it is bound");
+        // The one never answers; to the other nothing can be sent, where there is no IPv6.
+        let (silent, answers) = (bound(), bound());
+        let unreachable = SocketAddr::from((Ipv6Addr::LOCALHOST, address(&silent).port()));
+        let addresses = vec![unreachable, address(&silent), address(&answers)];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut buf, mut seen) = ([0; 64], Vec::new());
+                while seen.len() < 2 {
+                    let (len, from) = answers.recv_from(&mut buf).expect("it is bound");
+                    let Ok(Request::Connect { transaction }) = Request::decode(&buf[..len]) else {
+                        panic!("no connect")
+                    };
+                    // Asked again, it answers the same again.
+                    if !seen.contains(&transaction) {
+                        seen.push(transaction);
+                    }
+                    let (connection, mut answer) = (u64::from(transaction), Vec::new());
+                    Response::Connect { transaction, connection }.encode(Family::V4, &mut answer);
+                    answers.send_to(&answer, from).expect("it is bound");
+                }
+            });
+            let mut tracker = UdpTracker::new("tracker.example", 1);
+            for _ in 0..2 {
+                let deadline = Time::now() + ANNOUNCE_CALL * 4;
+                let connected = tracker.connect_to_any(addresses.clone(), deadline);
+                assert_eq!(connected.map(|it| it.tracker).ok(), Some(addresses[2]));
+            }
+        });
+        let mut buf = [0; 64];
+        silent.set_nonblocking(true).expect("a mode is set");
+        let asked = std::iter::from_fn(|| silent.recv_from(&mut buf).ok()).count();
+        assert!((1..=2).contains(&asked), "{asked}: it was tried once");
     }
 }
