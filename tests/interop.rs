@@ -112,25 +112,30 @@ fn a_client_takes_all_of_a_blob_from_transmission() {
     takes_all_from(Kind::Transmission, 15);
 }
 
-#[test]
-fn transmission_takes_all_of_a_blob_from_a_client() {
-    let stage = Stage::new(21, 2 * MIB + 1);
-    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
-    let announce = tracker.announce_url();
-    let seeder = stage.seeder(Kind::Libtorrent, &announce);
-    stage.wait_for_seeders(&announce, 1);
-    let first = stage.client("first", &announce, &[]);
+/// `over_http` and `announce` are of one tracker.
+fn transmission_takes_all(stage: &Stage, over_http: &str, announce: &str) {
+    let client = |name| stage.client(name, announce, &[("INTERFACE", "::")]);
+    let seeder = stage.seeder(Kind::Libtorrent, over_http);
+    stage.wait_for_seeders(over_http, 1);
+    let first = client("first");
     stage.pull_through(&first);
-    stage.wait_for_seeders(&announce, 2);
+    stage.wait_for_seeders(over_http, 2);
     drop(seeder);
     let torrent = stage.metainfo.encode();
-    let mut transmission = Seeder::start_files(Kind::Transmission, &[], &torrent, &announce);
-    wait_for_leechers(&announce, &stage.metainfo.info_hash(), 1);
+    let mut transmission = Seeder::start_files(Kind::Transmission, &[], &torrent, over_http);
+    wait_for_leechers(over_http, &stage.metainfo.info_hash(), 1);
     // It calls nobody here, and who has everything calls nobody either: one that fetches does.
-    let second = stage.client("second", &announce, &[]);
+    let second = client("second");
     stage.pull_through(&second);
     transmission.wait_for_file(stage.metainfo.name(), &stage.blob.bytes);
     wait_until_sent(&second, stage.blob.len());
+}
+
+#[test]
+fn transmission_takes_all_of_a_blob_from_a_client() {
+    let tracker = Program::tracker("tracker", &[("NO_ETCD", "1")]);
+    let stage = Stage::new(21, 2 * MIB + 1);
+    transmission_takes_all(&stage, &tracker.announce_url(), &tracker.announce_url());
 }
 
 #[test]
@@ -231,15 +236,30 @@ fn tracker_v6() -> (Program, [String; 2]) {
     (tracker, announces)
 }
 
-#[test]
-fn a_client_takes_all_of_a_blob_from_transmission_over_ipv6() {
-    let stage = Stage::new(22, 3 * MIB + 1);
+fn takes_all_over_ipv6_from(kind: Kind, seed: u64) {
+    let stage = Stage::new(seed, 3 * MIB + 1);
     let (_tracker, [over_http, over_udp]) = tracker_v6();
-    let _seeder = stage.seeder(Kind::Transmission, &over_http);
+    let _seeder = stage.seeder(kind, &over_http);
     stage.wait_for_seeders(&over_http, 1);
     let client = stage.client("client", &over_udp, &[("INTERFACE", "::")]);
     stage.pull_through(&client);
     stage.wait_for_seeders(&over_http, 2);
+}
+
+#[test]
+fn a_client_takes_all_of_a_blob_from_transmission_over_ipv6() {
+    takes_all_over_ipv6_from(Kind::Transmission, 22);
+}
+
+#[test]
+fn a_client_takes_all_of_a_blob_from_aria2_over_ipv6() {
+    takes_all_over_ipv6_from(Kind::Aria2, 27);
+}
+
+#[test]
+fn transmission_takes_all_of_a_blob_from_a_client_over_ipv6() {
+    let (_tracker, [over_http, over_udp]) = tracker_v6();
+    transmission_takes_all(&Stage::new(28, 2 * MIB + 1), &over_http, &over_udp);
 }
 
 #[test]

@@ -31,9 +31,8 @@ pub struct Config {
     /// The most bytes of pieces in flight, collected and not yet stored: this swarm's share of
     /// [`crate::limits::PIECE_BYTES_IN_FLIGHT_MAX`]. One piece is always allowed.
     pub bytes_in_flight_max: u64,
-    /// How far ahead of each in-order reader pieces are asked for before all others, in bytes. It
-    /// is stretched to some pieces for each link, so that hosts that read at the same place ask for
-    /// different ones and swap them.
+    /// How far ahead of each in-order reader pieces are asked for before all others, in bytes.
+    /// Farther while as many have everything as fetch: then it need not be saved who sends what.
     pub reader_window: u64,
     /// Whether the hashes of all pieces are known. If not, each peer tells those of what it has
     /// ([`Input::Hashes`]), and answers for them: a piece is asked for only of peers that told the

@@ -113,6 +113,20 @@ fn a_host_behind_a_mapped_port_is_reached_there() {
     assert!(came.load(Ordering::SeqCst) > 0, "by the port that it advertises");
 }
 
+#[test]
+fn a_host_takes_from_peers_in_the_given_networks_alone() {
+    let world = World::start(21, 2 * MIB);
+    let _first = world.seeder("first");
+    for (name, networks, from_peers) in
+        [("elsewhere", "10.0.0.0/8,fd00::/8", 0), ("near", "10.0.0.0/8, 127.0.0.0/8", world.len())]
+    {
+        let client = world.client_with(name, &[("PEER_NETWORKS", networks)]);
+        world.pull(&client);
+        let came = [FROM_PEERS, FROM_UPSTREAM].map(|series| client.metric(series));
+        assert_eq!(came, [from_peers, world.len() - from_peers], "{name}: {}", client.log());
+    }
+}
+
 /// Watches `bytes` until it is all of the blob, and fails if they are ever more than a rate of
 /// 1 MiB per second allows since `start`.
 fn assert_limited(world: &World, start: Instant, bytes: impl Fn() -> i64) {

@@ -66,6 +66,19 @@ fn own_time(figures: &Figures, n: usize) -> f64 {
     host.done.unwrap().since(host.arrived).as_secs_f64() / alone
 }
 
+#[test]
+fn one_seed_makes_one_run() {
+    let run = |seed| {
+        let mut plans = one_to(8, seeder(), &host());
+        plans[1].manner = Manner::Corrupts;
+        plans[2].dies = Some(Duration::from_millis(50));
+        let hosts = plain(seed, 16 * MIB, plans).world.hosts.into_iter();
+        hosts.map(|host| (host.done, host.sent, host.kept, host.dropped)).collect::<Vec<_>>()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
 fn arriving_together(leechers: usize, bound: f64) {
     let name = format!("{leechers} leechers at once");
     let runs = Runs::of(&name, 1, |seed| plain(seed, LEN, one_to(leechers, seeder(), &host())));

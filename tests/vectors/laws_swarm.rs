@@ -66,6 +66,8 @@ impl Choices {
 
 const PIECES: u64 = 20;
 const PIECE_LEN: u64 = 3 << 14;
+/// Bytes of pieces that may be in flight at first.
+const SHARE: u64 = 5 << 16;
 
 /// One swarm and an engine without manners, but one that keeps its own side of the contract.
 pub struct Model {
@@ -87,7 +89,9 @@ pub struct Model {
     sending: Vec<(LinkId, Block)>,
     dialling: Vec<SocketAddr>,
     claimed: Vec<Span>,
+    /// Pieces of which blocks are kept, those with the disk as well, and the most bytes of such.
     held: BTreeSet<PieceIndex>,
+    held_max: u64,
 }
 
 impl Model {
@@ -98,7 +102,7 @@ impl Model {
         let config = Config {
             links_max: 6,
             upload_slots: 2,
-            bytes_in_flight_max: 5 << 16,
+            bytes_in_flight_max: SHARE,
             reader_window: 2 << 16,
             hashes_known,
             ..Config::usual(PeerId([7; 20]))
@@ -122,6 +126,7 @@ impl Model {
             dialling: Vec::new(),
             claimed: Vec::new(),
             held: BTreeSet::new(),
+            held_max: SHARE,
         }
     }
 
@@ -145,7 +150,7 @@ impl Model {
     }
 
     fn message(&mut self) -> Message {
-        match self.choices.below(16) {
+        match self.choices.below(17) {
             0 => Message::Choke,
             1..=3 => Message::Unchoke,
             4 => Message::Interested,
@@ -167,7 +172,8 @@ impl Model {
                 Some((_, block)) => Message::Reject(*block),
                 None => Message::Reject(self.raw_block()),
             },
-            _ => Message::AllowedFast(self.number()),
+            15 => Message::AllowedFast(self.number()),
+            _ => Message::Suggest(self.number()),
         }
     }
 
@@ -266,7 +272,11 @@ impl Model {
         let input = self.input();
         let asks = matches!(input, Input::Block { .. });
         let claims = matches!(input, Input::Claim { .. });
+        let stored = if let Input::Stored { piece } = input { Some(piece) } else { None };
         match &input {
+            Input::Share { bytes_in_flight_max } => {
+                self.held_max = self.held_max.max(*bytes_in_flight_max);
+            }
             Input::Corrupt { piece, .. } => {
                 self.held.remove(piece);
             }
@@ -294,6 +304,10 @@ impl Model {
         for action in out {
             self.act(action);
         }
+        stored.map(|piece| self.held.remove(&piece));
+        // One piece is always allowed.
+        let held = self.held.iter().map(|piece| u64::from(self.geometry.len_of(*piece)));
+        assert!(held.sum::<u64>() <= self.held_max.max(self.geometry.piece_len().into()));
     }
 
     fn act(&mut self, action: Action) {
@@ -316,7 +330,9 @@ impl Model {
                 self.answered(link, RawBlock { piece, begin, len });
             }
             Action::Refuse { link, block } => self.answered(link, block),
-            Action::Keep { block } => drop(self.held.insert(block.piece()).then_some(())),
+            Action::Keep { block } => {
+                self.held.insert(block.piece());
+            }
             Action::Verify { piece, hash, proof } => {
                 assert_eq!(hash.is_none(), self.hashes_known);
                 assert!(self.held.contains(&piece), "nothing held to verify");
