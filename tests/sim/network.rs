@@ -4,9 +4,10 @@
 //! the blocks that were written before them. A pipe has a socket buffer ([`SOCKET_BUFFER`]), which
 //! says when a block counts as sent, and a window, its fair part of the queue before the receiver's
 //! downlink ([`PORT_QUEUE`]), which is where congestion control settles. A host's uplink sends one
-//! segment at a time and goes round its pipes; its downlink takes segments as they come. A message
-//! on a pipe with nothing in it costs latency and no bandwidth, unless the receiver's line has a
-//! queue of its own ([`Line::queue`]): there it waits behind what others sent.
+//! segment at a time and goes round its pipes; its downlink takes segments as they come, and what a
+//! slow uplink is still sending keeps it from nobody. A message on a pipe with nothing in it costs
+//! latency and no bandwidth, unless the receiver's line has a queue of its own ([`Line::queue`]):
+//! there it waits behind what others sent.
 //!
 //! What is left out: loss, slow start, the time that an acknowledgement takes, and CPUs.
 
@@ -66,6 +67,8 @@ struct Pipe {
     written_bytes: u64,
     /// Bytes between the two hosts.
     under_way: u64,
+    /// When the last segment is through.
+    through_at: Time,
     /// Whether it stands in its uplink's round.
     in_round: bool,
 }
@@ -94,11 +97,37 @@ struct Station {
     /// Pipes with something to send and an open window.
     round: VecDeque<usize>,
     sending: bool,
-    downlink_free: Time,
+    /// From when to when its downlink is busy, in order, apart from each other.
+    downlink: VecDeque<(Time, Time)>,
     /// Pipes towards this host that are busy.
     incoming: u64,
     /// Hosts of one side reach each other.
     side: u8,
+}
+
+impl Station {
+    /// When `len` bytes that come at `here_at` are through the downlink.
+    fn pass(&mut self, now: Time, here_at: Time, len: u64) -> Time {
+        let takes = time_for(len, self.line.down);
+        while self.downlink.front().is_some_and(|(_, end)| *end <= now) {
+            self.downlink.pop_front();
+        }
+        let mut start = here_at;
+        let mut place = 0_usize;
+        for (busy, free) in &self.downlink {
+            if start + takes <= *busy {
+                break;
+            }
+            start = start.max(*free);
+            place += 1;
+        }
+        let end = start + takes;
+        match place.checked_sub(1).and_then(|before| self.downlink.get_mut(before)) {
+            Some((_, free)) if *free == start => *free = end,
+            _ => self.downlink.insert(place, (start, end)),
+        }
+        end
+    }
 }
 
 /// All lines and pipes. A link's number is that of the pipe that its owner sends on; the number of
@@ -124,7 +153,7 @@ impl Network {
             line,
             round: VecDeque::new(),
             sending: false,
-            downlink_free: Time::ZERO,
+            downlink: VecDeque::new(),
             incoming: 0,
             side: 0,
         });
@@ -142,6 +171,7 @@ impl Network {
                 written: 0,
                 written_bytes: 0,
                 under_way: 0,
+                through_at: Time::ZERO,
                 in_round: false,
             });
         }
@@ -174,7 +204,7 @@ impl Network {
 
     /// Whether nothing is on its way through the downlink.
     pub fn takes_more(&self, host: usize, now: Time) -> bool {
-        self.stations[host].downlink_free <= now
+        self.stations[host].downlink.back().is_none_or(|(_, end)| *end <= now)
     }
 
     /// Ends a link at both ends. What is under way still takes its time.
@@ -271,8 +301,10 @@ impl Network {
             let left_at = now + time_for(len, line.up);
             let here_at = left_at + self.latency(from, to);
             let receiver = &mut self.stations[to];
-            let at = receiver.downlink_free.max(here_at) + time_for(len, receiver.line.down);
-            receiver.downlink_free = at;
+            let pipe = &mut self.pipes[number];
+            // What one pipe carries stays in order.
+            let at = receiver.pass(now, here_at.max(pipe.through_at), len);
+            pipe.through_at = at;
             self.stations[from].sending = true;
             out.push(Effect::Left { host, at: left_at });
             let item = item.map(|parcel| parcel.item);

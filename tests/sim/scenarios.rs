@@ -229,6 +229,17 @@ fn one_slow_host_does_not_slow_the_others() {
         .at_most(1.05, "the others' time by that without it", |figures| last(figures, SLOW) / mean);
 }
 
+/// Whose blocks take 26 ms each to leave, and are on their way to somebody all the time.
+#[test]
+fn a_slow_seeder_keeps_no_line_from_a_fast_one() {
+    let runs = Runs::of("4 leechers, 2 seeders, one of 5 Mbit/s", 1, |seed| {
+        let mut plans = one_to(4, seeder(), &host());
+        plans.insert(1, Plan { line: line(5 * MBIT, RATE), ..seeder() });
+        plain(seed, 64 * MIB, plans)
+    });
+    runs.wastes_little().at_most(1.15, "of the fluid limit", |figures| figures.of_ideal);
+}
+
 /// A quarter of 16 hosts; the liars come first, so that the tracker tells everyone of them.
 fn with_liars(name: &str, manners: [Manner; 4]) -> Runs {
     Runs::of(name, 1, |seed| {
