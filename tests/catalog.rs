@@ -455,7 +455,10 @@ fn an_etcd_that_never_takes_a_claim_is_not_asked_for_ever() {
         assert!(catalog.claim(&name('1'), &claim_of(1), soon()).is_err());
         let asked = origin.seen();
         let count = |path| asked.iter().filter(|asked| asked.target() == path).count();
-        assert!((2..=3).contains(&count("/v3/kv/txn")), "{asked:?}");
+        // What gives the claim up, in case that it was made, may have come already.
+        let is_put = |asked: &&Asked| String::from_utf8_lossy(&asked.body).contains("requestPut");
+        let puts = asked.iter().filter(is_put).count();
+        assert!((2..=3).contains(&puts), "{asked:?}");
         assert!(count("/v3/lease/grant") <= 3, "{asked:?}");
         catalog.stop();
     }
