@@ -25,6 +25,11 @@ impl FileKey {
         (folder.to_owned(), rest.to_owned())
     }
 
+    /// Whether this is a name of one of the 256 folders.
+    pub fn is_folder(name: &str) -> bool {
+        name.len() == 2 && name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// The key whose name on disk this is.
     pub fn parse(folder: &str, rest: &str) -> Option<FileKey> {
         let key = FileKey(from_hex(format!("{folder}{rest}").as_bytes())?);
@@ -163,6 +168,10 @@ mod tests {
         let key = FileKey::of("http://a/b");
         let (folder, rest) = key.path();
         assert_eq!(FileKey::parse(&folder, &rest), Some(key));
+        assert!(FileKey::is_folder(&folder));
+        for other in ["", "a", "abc", "AB", "0g", "..", "new"] {
+            assert!(!FileKey::is_folder(other), "{other}");
+        }
         assert_eq!(FileKey::parse(&folder.to_uppercase(), &rest.to_uppercase()), None);
         assert_eq!(FileKey::parse(&folder, "x"), None);
         assert_eq!(FileKey::parse("", &format!("{folder}{rest}")), None);

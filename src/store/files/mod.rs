@@ -1,9 +1,10 @@
 //! Small answers by URL: what is asked for again and again and is no blob.
 //!
-//! One file per answer below `files/`, in 256 folders. Nothing is synced: a file that a loss of
-//! power tore, or that rotted, fails its hash when it is read, and is dropped. The last bytes of
-//! a body leave only after the hash was found right: while they are read, or at an earlier reading
-//! of the same file, or when this process wrote it; not changed since.
+//! One file per answer below `files/`, in 256 folders, each made with its first file. Nothing is
+//! synced: a file that a loss of power tore, or that rotted, fails its hash when it is read, and is
+//! dropped. The last bytes of a body leave only after the hash was found right: while they are
+//! read, or at an earlier reading of the same file, or when this process wrote it; not changed
+//! since.
 //!
 //! **Invariant:** no lock is held over I/O. The index may name a file that is gone (then it is a
 //! miss), and never one that is not there whole.
@@ -46,19 +47,15 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Makes the folders that are not there.
-    pub(super) fn make(root: &Path) -> Result<(), StoreError> {
-        make_dir(root)?;
-        (0..=u8::MAX).try_for_each(|folder| make_dir(&root.join(format!("{folder:02x}"))))
-    }
-
     /// Finds what is there, in the order in which it was written.
     pub(super) fn open(root: PathBuf) -> Result<Files, StoreError> {
-        Files::make(&root)?;
+        make_dir(&root)?;
         let mut found: Vec<(SystemTime, FileKey, u64)> = Vec::new();
-        for folder in 0..=u8::MAX {
-            let folder = format!("{folder:02x}");
-            let path = root.join(&folder);
+        for path in list(&root)? {
+            let folder = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !FileKey::is_folder(folder) {
+                continue;
+            }
             for file in list(&path)? {
                 let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 if name.starts_with(DRAFT) {
@@ -66,7 +63,7 @@ impl Files {
                     let _ = fs::remove_file(&file);
                     continue;
                 }
-                let key = FileKey::parse(&folder, name);
+                let key = FileKey::parse(folder, name);
                 let meta = fs::symlink_metadata(&file).ok().filter(fs::Metadata::is_file);
                 if let (Some(key), Some(meta)) = (key, meta) {
                     let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -184,8 +181,21 @@ impl Store {
                 return Ok((path, file));
             }
         }
+        self.create_draft(key)
+    }
+
+    /// Makes a draft, and the folder for it if this is the first file there.
+    fn create_draft(&self, key: &FileKey) -> Result<(PathBuf, File), StoreError> {
         let path = self.files.draft_path(key);
-        let file = self.create_anew(&path)?;
+        let file = match seal::create_anew(self.backend(), &path) {
+            Err(error) if error.is_loss() => {
+                self.make_again()?;
+                make_dir(&self.files.root)?;
+                make_dir(&self.files.root.join(key.path().0))?;
+                seal::create_anew(self.backend(), &path)?
+            }
+            created => created?,
+        };
         Ok((path, file))
     }
 
@@ -196,8 +206,7 @@ impl Store {
     pub fn begin_file(self: &Arc<Store>, meta: FileMeta) -> Result<FileWriter, StoreError> {
         let notes = format::encode_notes(&meta, 0);
         let notes = notes.ok_or(StoreError::Misuse("the notes of a file are too long"))?;
-        let path = self.files.draft_path(&FileKey::of(&meta.url));
-        let file = self.create_anew(&path)?;
+        let (path, file) = self.create_draft(&FileKey::of(&meta.url))?;
         let body_at = format::encode_head(&[0; 32], &notes).len() as u64;
         let hasher = ContentHasher::new(Algorithm::Sha256);
         Ok(FileWriter { store: Arc::clone(self), meta, path, file, hasher, body_at, len: 0 })

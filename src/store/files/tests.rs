@@ -145,6 +145,28 @@ fn what_was_not_finished_leaves_nothing() {
     assert_eq!(store.usage().files, 0);
 }
 
+/// A new store would take a second for 256 folders on a slow disk.
+#[test]
+fn a_folder_is_made_with_its_first_file_and_other_folders_are_nobodys_business() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Max::None);
+    let root = store.files.root.clone();
+    assert_eq!(list(&root).unwrap(), [] as [PathBuf; 0]);
+    store.put_file(&meta("http://a/b"), b"kept").unwrap();
+    drop(store.begin_file(meta("http://a/c")).unwrap());
+    let folders = ["http://a/b", "http://a/c"].map(|url| root.join(FileKey::of(url).path().0));
+    let mut made = list(&root).unwrap();
+    made.sort_unstable();
+    assert!(folders.is_sorted() && made == folders, "{made:?}");
+    let foreign = root.join("abc").join(format!("{DRAFT}1"));
+    fs::create_dir(root.join("abc")).unwrap();
+    fs::write(&foreign, b"of somebody else").unwrap();
+    drop(store);
+    let store = open(dir.path(), Max::None);
+    assert_eq!(read(&store, "http://a/b").unwrap(), b"kept");
+    assert!(foreign.exists());
+}
+
 #[test]
 fn files_stay_within_their_part_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,8 +186,10 @@ fn files_stay_within_their_part_of_the_store() {
     let full = body(70_000).chunks(1000).find_map(|part| writer.write(part).err());
     assert!(full.is_some_and(|full| full.is_full()));
     drop(writer);
-    let on_disk: u64 = (0..=u8::MAX)
-        .flat_map(|folder| list(&store.files.root.join(format!("{folder:02x}"))).unwrap())
+    let on_disk: u64 = list(&store.files.root)
+        .unwrap()
+        .iter()
+        .flat_map(|folder| list(folder).unwrap())
         .map(|path| fs::metadata(path).unwrap().len())
         .sum();
     assert_eq!(on_disk, store.usage().file_bytes);
