@@ -218,6 +218,12 @@ fn name_of(bytes: &[u8]) -> BlobName {
     BlobName::Content(Digest::Sha256(sha256(bytes)))
 }
 
+/// A store on a healthy disk on which a sync costs nothing: what these tests claim is the same
+/// there, and a real one would be told to thousands of times.
+fn open(root: &Path, max: Max) -> Result<Arc<Store>, StoreError> {
+    Store::open_on(Box::new(Faulty::new(Fault::Never)), config(root, max))
+}
+
 /// A blob that was made durable.
 fn put(store: &Arc<Store>, bytes: &[u8]) -> Result<Arc<Blob>, StoreError> {
     let blob = seal(store, bytes)?;
@@ -299,8 +305,8 @@ fn cut_everywhere(max: Max, act: impl Fn(&Arc<Store>), claim: impl Fn(&[BlobName
             act(&store);
             let after = tempfile::tempdir().unwrap();
             disk.survive(root.path(), after.path(), &mut Rng::seeded(seed));
-            let store = Store::open(config(after.path(), max))
-                .unwrap_or_else(|error| panic!("{context}: {error}"));
+            let store =
+                open(after.path(), max).unwrap_or_else(|error| panic!("{context}: {error}"));
             let names = check(&store, &context);
             check_clean(after.path(), names.len(), &context);
             claim(&names, at == steps, &context);
@@ -413,7 +419,7 @@ fn run_model(seed: u64) {
     const MAX: u64 = 500;
     let rng = &mut Rng::seeded(seed);
     let root = tempfile::tempdir().unwrap();
-    let open = || Store::open(config(root.path(), Max::Bytes(MAX))).unwrap();
+    let open = || open(root.path(), Max::Bytes(MAX)).unwrap();
     let mut store = open();
     let mut model: Vec<(BlobName, u64)> = Vec::new();
     let total = |model: &[(BlobName, u64)]| model.iter().map(|(_, len)| len).sum::<u64>();
