@@ -9,16 +9,16 @@
 //!
 //! Many hosts read the same blob from its beginning at the same time. If all asked the seed for the
 //! first missing piece, it would send every piece to everyone and nobody would have anything to
-//! swap. So while there are more who fetch than who have everything, of those who have everything
-//! we ask for what they suggest (`spread`), and for the rest only if they suggest nothing. Only if
-//! a reader waits too long for one piece, that piece is asked for at once, and again if it is slow
-//! to come.
+//! swap. So while others fetch, of those who have everything we ask for what they suggest
+//! (`spread`), and for the rest only if they suggest nothing. Only if a reader waits too long for
+//! one piece, that piece is asked for at once, and again if it is slow to come.
 //!
 //! A piece that is on its way cannot be passed on. If we asked every peer for one, and everyone did
 //! so, each uplink would be shared by all, every piece would come late, and most of the blob would
 //! be on its way at once. So we begin no more pieces than keep our downlink busy, but for the one
 //! that a reader needs next, and the first one alone, as long as it comes: until it is here we have
-//! nothing to give.
+//! nothing to give. What slow peers bring keeps a line from nothing: they do not count, and if a
+//! fast seed suggests what one of them brings, the seed is asked for it.
 
 use std::time::Duration;
 
@@ -45,6 +45,13 @@ const ASKED_MAX: Duration = Duration::from_secs(1);
 const ASKED_LEAST: u64 = PIECE_LEN_CHEAP as u64;
 /// What a link was asked for that has been silent for longer is not on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// How many times longer than a seed another link has to need for what the seed suggests, that the
+/// seed is asked for it as well.
+const SUGGESTED_LATE: u32 = 6;
+/// So many times longer a link has to need for what a reader waits for, or for the last of all.
+const LATE: u32 = 2;
+/// So long the first piece of a host that has nobody to pass it on to is waited for alone.
+const FIRST_ALONE: Duration = Duration::from_millis(30);
 /// How long a link that refused a request is not asked, as long as it refuses again and again. The
 /// first time a peer of this program only asks us to come back when it served others.
 const REST: Duration = Duration::from_millis(500);
@@ -53,9 +60,9 @@ const REST_FIRST: Duration = Duration::from_millis(4);
 /// What all links are held to while the best choice is sought.
 #[derive(Clone, Copy, Debug)]
 struct Thrift {
-    /// As many fetch as have everything: what a seed sends must not be sent twice.
+    /// Others fetch, too: what a seed sends must not be sent twice.
     saves_seeds: bool,
-    /// As many pieces are begun as keep the downlink or the disk busy.
+    /// As many pieces are begun as keep the disk busy, or, while others fetch, the downlink.
     has_enough: bool,
 }
 
@@ -155,22 +162,29 @@ impl Swarm {
     }
 
     fn thrift(&self, now: Time) -> Thrift {
-        let told = self.links.values().filter(|link| link.told);
-        let seeds = told.clone().filter(|link| link.has.is_full()).count();
-        let saves_seeds = told.count() - seeds >= seeds;
-        // What a peer that fell silent owes keeps nothing busy.
-        let late = self.pace().turn();
-        let live = self.links.values().filter(|link| now.since(link.progress_at) < late);
+        let mut told = self.links.values().filter(|link| link.told);
+        let saves_seeds = told.any(|link| !link.has.is_full());
+        let (late, slow) = if saves_seeds {
+            (self.pace().turn(), self.pace().turn() * 3)
+        } else {
+            (FIRST_ALONE, FIRST_ALONE)
+        };
+        let busy = self.links.values().filter(|link| !link.owned.is_empty());
+        let is_slow = |link: &&Link| link.time_to_answer(now) >= slow;
+        let alone =
+            self.have().is_empty() && (saves_seeds || !busy.clone().any(|link| is_slow(&link)));
+        // What a peer that fell silent owes keeps nothing busy, nor what a slow one brings.
+        let live = busy.filter(|link| now.since(link.progress_at) < late && !is_slow(link));
         let begun: usize = live.map(|link| link.owned.len()).sum();
-        let most = if self.have().is_empty() {
+        let has_enough = if alone {
             // A reader waits for it, and others for what we can pass on.
-            1
+            begun > 0
         } else {
             let rate = self.down.rate(now);
-            self.pieces_at_once(rate) + self.pieces_in(self.latency() * 2, rate)
+            let most = self.pieces_at_once(rate) + self.pieces_in(self.latency() * 2, rate);
+            // A slow disk has enough to do as well.
+            self.pieces.verifying() >= most || (saves_seeds && begun >= most)
         };
-        // A slow disk has enough to do as well.
-        let has_enough = begun.max(self.pieces.verifying()) >= most;
         Thrift { saves_seeds, has_enough }
     }
 
@@ -239,7 +253,7 @@ impl Swarm {
             State::InFlight if self.pieces.orphans().contains(&piece) => {
                 self.may_adopt(id, piece, now)
             }
-            State::InFlight => self.late_block(id, piece, now).map(What::Ask),
+            State::InFlight => self.late_block(id, piece, LATE, now).map(What::Ask),
             State::Claimed | State::Verifying | State::Stored => None,
         }
     }
@@ -256,36 +270,32 @@ impl Swarm {
     fn next_to_begin(
         &mut self,
         id: LinkId,
-        Thrift { saves_seeds, has_enough }: Thrift,
+        thrift: Thrift,
         now: Time,
     ) -> Option<(What, u8, usize)> {
-        let pace = self.pace();
-        let link = self.links.get_mut(&id)?;
-        let picker = &self.pieces.picker;
-        let saved = saves_seeds && link.has.is_full();
-        if saved && link.ours && link.fast {
-            link.suggested.retain(|piece| !self.pieces.stored().contains(*piece));
-            let suggested = link.suggested.iter().find(|piece| picker.is_pickable(**piece));
-            if let Some(&piece) = suggested {
-                let order = usize::from(picker.availability(piece));
-                return self.may_begin(id, piece).then_some((What::Begin(piece), 3, order));
-            }
-            if now.since(link.suggested_at) < pace.suggestion(self.links.len()) {
-                return None;
-            }
-        }
         let link = self.links.get(&id)?;
-        if !saved {
-            // What a reader needs next is begun in any case.
-            let next = self.window(saves_seeds).filter(|(at, piece)| {
-                let begins = *at == 0 || !has_enough;
-                begins && self.pieces.picker.is_pickable(*piece) && link.has.contains(*piece)
-            });
-            if let Some((at, piece)) = next.min() {
-                return self.may_begin(id, piece).then_some((What::Begin(piece), 2, at));
+        let begin = |kind, piece, order| {
+            self.may_begin(id, piece).then_some((What::Begin(piece), kind, order))
+        };
+        if thrift.saves_seeds && link.has.is_full() {
+            if link.ours && link.fast {
+                if let Some(piece) =
+                    self.still_suggested(link).find(|it| self.pieces.picker.is_pickable(*it))
+                {
+                    return begin(3, piece, usize::from(self.pieces.picker.availability(piece)));
+                }
+                // What a slow one brings that it could bring sooner.
+                let late = |piece| self.late_block(id, piece, SUGGESTED_LATE, now);
+                if let Some(block) = self.still_suggested(link).find_map(late) {
+                    return Some((What::Ask(block), 3, 0));
+                }
+                if now.since(link.suggested_at) < self.pace().suggestion(self.links.len()) {
+                    return None;
+                }
             }
-        }
-        if has_enough && !saved {
+        } else if let Some((at, piece)) = self.next_for_readers(link, thrift) {
+            return begin(2, piece, at);
+        } else if thrift.has_enough {
             return None;
         }
         let piece = self.rarest(id)?;
@@ -293,14 +303,27 @@ impl Swarm {
         self.may_begin(id, piece).then_some((What::Begin(piece), 3, order))
     }
 
-    /// The pieces before the readers, and how many pieces before.
-    fn window(&self, saves_seeds: bool) -> impl Iterator<Item = (usize, PieceIndex)> + '_ {
+    /// What the link suggested and is not here, oldest first.
+    fn still_suggested<'a>(&'a self, link: &'a Link) -> impl Iterator<Item = PieceIndex> + 'a {
+        link.suggested.iter().copied().filter(|piece| !self.pieces.stored().contains(*piece))
+    }
+
+    /// The first piece before a reader that the link could begin, and how many pieces before. What
+    /// a reader needs next is begun in any case, others only if we have not enough.
+    fn next_for_readers(&self, link: &Link, thrift: Thrift) -> Option<(usize, PieceIndex)> {
         let bytes = self.config.reader_window / u64::from(self.geometry().piece_len());
-        let len = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
-        let len = if saves_seeds { len } else { len.saturating_mul(WINDOW_FROM_SEEDS) };
-        self.readers
-            .iter()
-            .flat_map(move |reader| self.geometry().pieces_from(reader.head).take(len).enumerate())
+        let window = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+        let len = match thrift {
+            Thrift { has_enough: true, .. } => 1,
+            Thrift { saves_seeds: true, .. } => window,
+            Thrift { saves_seeds: false, .. } => window.saturating_mul(WINDOW_FROM_SEEDS),
+        };
+        let could_begin = |(_, piece): &(usize, PieceIndex)| {
+            self.pieces.picker.is_pickable(*piece) && link.has.contains(*piece)
+        };
+        let readers = self.readers.iter();
+        let windows = readers.map(|reader| self.geometry().pieces_from(reader.head).take(len));
+        windows.filter_map(|window| window.enumerate().find(could_begin)).min()
     }
 
     fn rarest(&mut self, id: LinkId) -> Option<PieceIndex> {
@@ -425,11 +448,11 @@ impl Swarm {
             Some((left, block))
         });
         let (left, block) = slow.max()?;
-        self.is_late(left, link, block, now).then_some(block)
+        self.is_late(left, link, block, LATE, now).then_some(block)
     }
 
     /// A block of a piece that a reader needs now and that its owner is slow to bring.
-    fn late_block(&self, id: LinkId, piece: PieceIndex, now: Time) -> Option<Block> {
+    fn late_block(&self, id: LinkId, piece: PieceIndex, times: u32, now: Time) -> Option<Block> {
         let link = self.links.get(&id)?;
         let progress = self.pieces.progress().get(&piece)?;
         let owner = self.links.get(&progress.owner?)?;
@@ -440,7 +463,7 @@ impl Swarm {
             return None;
         }
         let (block, left) = owner.awaited(now).find(|(block, _)| block.piece() == piece)?;
-        if !self.is_late(left, link, block, now) {
+        if !self.is_late(left, link, block, times, now) {
             return None;
         }
         let free = self.pieces.free_block(piece, link.block_len(now));
@@ -449,8 +472,8 @@ impl Swarm {
 
     /// Whether `link` would bring `block` so much sooner than in the time that is `left` that it is
     /// worth a copy.
-    fn is_late(&self, left: Duration, link: &Link, block: Block, now: Time) -> bool {
-        left > link.time_to_deliver(block.len(), now) * 2 + self.pace().late()
+    fn is_late(&self, left: Duration, link: &Link, block: Block, times: u32, now: Time) -> bool {
+        left > link.time_to_deliver(block.len(), now) * times + self.pace().late()
     }
 
     /// Whether the link may be asked for a block that exactly one other is asked for.

@@ -235,6 +235,11 @@ impl Link {
         }
     }
 
+    /// How long until all that it is asked for is here; no time as long as its speed is not known.
+    pub(super) fn time_to_answer(&self, now: Time) -> Duration {
+        if self.down.is_known(now) { self.time_to_deliver(0, now) } else { Duration::ZERO }
+    }
+
     /// How long until `len` bytes would be here if they were asked for now.
     pub(super) fn time_to_deliver(&self, len: u32, now: Time) -> Duration {
         self.time_for(self.asked, u64::from(len), now)

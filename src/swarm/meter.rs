@@ -31,6 +31,11 @@ impl Meter {
         self.running = self.running.saturating_add(bytes);
     }
 
+    /// Whether something has flowed, and for long enough to say how fast.
+    pub(super) fn is_known(&self, now: Time) -> bool {
+        self.rate(now) > 0 && now.since(self.begin) >= SHORTEST
+    }
+
     /// Bytes per second; zero after two windows without any.
     pub(super) fn rate(&self, now: Time) -> u64 {
         if now >= self.start + WINDOW * 2 {

@@ -3,6 +3,7 @@
 mod blame;
 mod calls;
 mod hashes;
+mod slow;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -23,8 +23,8 @@ pub enum Manner {
     Withholds,
     /// Says of each piece that it has it, and refuses every request.
     FalseHave,
-    /// Says that it has everything and sends a block now and then.
-    Drips,
+    /// Says that it has everything and sends each block so much later.
+    Drips(Duration),
     /// Has nothing and asks for everything without end.
     Greedy,
 }

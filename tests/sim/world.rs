@@ -18,8 +18,6 @@ use torrent_cache::swarm::{Action, Config, Input, LinkId, Source, Swarm};
 use crate::host::{Host, Manner, Plan};
 use crate::network::{Effect, Item, Network, far};
 
-/// A host that drips sends a block so seldom.
-const DRIP: Duration = Duration::from_secs(3);
 /// Connecting to a host that says nothing fails after this.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How many others the tracker names.
@@ -313,7 +311,7 @@ impl World {
             Action::Refuse { link, block } => self.say(n, link, Message::Reject(block)),
             Action::SendBlock { link, block } => match self.hosts[n].plan.manner {
                 Manner::Withholds => {}
-                Manner::Drips => self.at(self.now + DRIP, Event::Drip(link, block)),
+                Manner::Drips(after) => self.at(self.now + after, Event::Drip(link, block)),
                 Manner::FalseHave => {
                     let (piece, begin, len) = (block.piece().get(), block.begin(), block.len());
                     let no = Message::Reject(RawBlock { piece, begin, len });
