@@ -36,10 +36,6 @@ impl OurHashes {
         OurHashes { by_piece: vec![None; geometry.piece_count() as usize] }
     }
 
-    fn of(&self, piece: PieceIndex) -> Option<Sha1Hash> {
-        self.by_piece.get(piece.index()).copied().flatten()
-    }
-
     /// Notes the hash of a piece, and says whether it is new.
     fn learn(&mut self, piece: PieceIndex, hash: Sha1Hash) -> bool {
         match self.by_piece.get_mut(piece.index()) {
@@ -51,24 +47,13 @@ impl OurHashes {
         }
     }
 
-    /// The messages that tell all of them.
-    fn messages(&self, geometry: &Geometry) -> Vec<PieceHashes> {
-        let mut messages: Vec<PieceHashes> = Vec::new();
-        for piece in geometry.pieces() {
-            let Some(hash) = self.of(piece) else { continue };
-            match messages.last_mut() {
-                Some(last) if continues(last, piece) => last.hashes.push(hash),
-                _ => messages.push(PieceHashes { first: piece.get(), hashes: vec![hash] }),
-            }
-        }
-        messages
+    /// The messages that tell all of them: as few as can be, a link's queue is not endless.
+    fn messages(&self) -> Vec<PieceHashes> {
+        let known = (0..).zip(&self.by_piece);
+        let known: Vec<(u32, Sha1Hash)> =
+            known.filter_map(|(number, hash)| Some((number, (*hash)?))).collect();
+        known.chunks(HASHES_MAX).map(|hashes| PieceHashes { hashes: hashes.to_vec() }).collect()
     }
-}
-
-/// Whether the hash of `piece` can stand at the end of `message`.
-fn continues(message: &PieceHashes, piece: PieceIndex) -> bool {
-    let next = message.first.checked_add(u32::try_from(message.hashes.len()).unwrap_or(u32::MAX));
-    next == Some(piece.get()) && message.hashes.len() < HASHES_MAX
 }
 
 impl Member {
@@ -106,7 +91,7 @@ impl Run {
             return;
         }
         let links: Vec<LinkId> = member.links.iter().copied().collect();
-        let message = PieceHashes { first: piece.get(), hashes: vec![hash] };
+        let message = PieceHashes { hashes: vec![(piece.get(), hash)] };
         for link in links {
             self.tell_hashes(link, std::slice::from_ref(&message));
         }
@@ -115,11 +100,10 @@ impl Run {
     /// A link of an early swarm has said that it takes hashes: it gets those of all that is here.
     pub(super) fn introduce_hashes(&mut self, link: LinkId) {
         let Some(id) = self.open.get(&link).map(|open| open.member) else { return };
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let geometry = *member.swarm.geometry();
+        let Some(member) = self.members.get(&id) else { return };
         let messages = match &member.role {
             Role::Fetch(fetch) => match &fetch.hashes {
-                Hashes::Early(ours) => ours.messages(&geometry),
+                Hashes::Early(ours) => ours.messages(),
                 Hashes::Known(_) => return,
             },
             Role::Serve(blob) if member.is_early() => of_blob(blob),
@@ -146,31 +130,32 @@ fn of_blob(blob: &Arc<Blob>) -> Vec<PieceHashes> {
     for piece in geometry.pieces() {
         hashes.learn(piece, metainfo.piece_hash(piece));
     }
-    hashes.messages(&geometry)
+    hashes.messages()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{PIECES_MAX, WRITER_QUEUE_MAX};
 
     fn hash(number: u8) -> Sha1Hash {
         Sha1Hash([number; 20])
     }
 
+    /// However many there are, and in however many places: nobody who reads is clogged by them.
     #[test]
-    fn hashes_are_told_in_runs_of_what_is_here() {
-        let geometry = Geometry::new(2000 * 16384, 16384).unwrap();
+    fn all_hashes_are_told_in_few_messages() {
+        let geometry = Geometry::new(u64::from(PIECES_MAX) * 16384, 16384).unwrap();
         let mut ours = OurHashes::none(&geometry);
-        for piece in geometry.pieces().filter(|piece| ![3, 5, 700].contains(&piece.get())) {
-            assert!(ours.learn(piece, hash(1)));
-        }
-        let messages = ours.messages(&geometry);
-        let spans: Vec<(u32, usize)> =
-            messages.iter().map(|message| (message.first, message.hashes.len())).collect();
-        assert_eq!(
-            spans,
-            [(0, 3), (4, 1), (6, 512), (518, 182), (701, 512), (1213, 512), (1725, 275)]
-        );
+        assert!(ours.messages().is_empty());
+        let here: Vec<PieceIndex> = geometry.pieces().step_by(2).collect();
+        assert!(here.iter().rev().all(|piece| ours.learn(*piece, hash(1))));
+        let messages = ours.messages();
+        assert!(messages.iter().all(|message| message.hashes.len() <= HASHES_MAX));
+        assert!(messages.len() <= here.len().div_ceil(HASHES_MAX));
+        assert!(messages.len() <= WRITER_QUEUE_MAX / 10);
+        let told = messages.iter().flat_map(|message| &message.hashes);
+        assert!(told.copied().eq(here.iter().map(|piece| (piece.get(), hash(1)))));
     }
 
     #[test]
@@ -178,10 +163,9 @@ mod tests {
         let geometry = Geometry::new(2 * 16384, 16384).unwrap();
         let piece = geometry.piece(1).unwrap();
         let mut ours = OurHashes::none(&geometry);
-        assert_eq!(ours.of(piece), None);
         assert!(ours.learn(piece, hash(1)));
         assert!(!ours.learn(piece, hash(1)));
         assert!(!ours.learn(piece, hash(2)));
-        assert_eq!(ours.of(piece), Some(hash(1)));
+        assert_eq!(ours.by_piece, [None, Some(hash(1))]);
     }
 }

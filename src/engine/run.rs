@@ -26,7 +26,7 @@ use crate::log_limited;
 use crate::proto::bitfield::Pieces;
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::{Geometry, Span};
-use crate::proto::hashes::MESSAGE_NAME;
+use crate::proto::hashes::{MESSAGE_NAME, PieceHashes};
 use crate::proto::peer::RawBlock;
 use crate::store::Blob;
 use crate::swarm::{Action, Config, Input, LinkId, Source, Swarm};
@@ -126,8 +126,8 @@ impl Run {
             Event::LinkUp(new) => self.link_up(*new),
             Event::Message(link, message) => self.of_link(link, Input::Message { link, message }),
             Event::ExtHandshake(link, theirs) => self.ext_handshake(link, *theirs),
-            Event::Hashes(link, told) => {
-                self.of_link(link, Input::Hashes { link, hashes: told.iter().collect() });
+            Event::Hashes(link, PieceHashes { hashes }) => {
+                self.of_link(link, Input::Hashes { link, hashes });
             }
             Event::Block(link, block, body) => self.block(link, block, body),
             Event::BlockSent(link, block) => self.of_link(link, Input::BlockSent { link, block }),

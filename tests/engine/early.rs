@@ -6,8 +6,11 @@ use std::sync::Arc;
 use torrent_cache::base::figures;
 use torrent_cache::base::hash::Sha1Hash;
 use torrent_cache::base::rng::Rng;
-use torrent_cache::proto::hashes::{HASHES_MAX, PieceHashes};
-use torrent_cache::proto::peer::{Message, PeerId, RawBlock};
+use torrent_cache::limits::PIECES_MAX;
+use torrent_cache::proto::ext::ExtHandshake;
+use torrent_cache::proto::geometry::Geometry;
+use torrent_cache::proto::hashes::{HASHES_MAX, MESSAGE_NAME, PieceHashes};
+use torrent_cache::proto::peer::{Frame, Message, PeerId, RawBlock};
 
 use crate::host::{Fetching, Host, Sample, loopback};
 use crate::peer::{Seeder, Wire};
@@ -39,8 +42,8 @@ fn bring_all(fetching: &Fetching, sample: &Sample) {
 
 fn hashes(sample: &Sample, change: impl Fn(Sha1Hash) -> Sha1Hash) -> PieceHashes {
     let pieces = sample.metainfo.geometry().pieces();
-    let hashes = pieces.map(|piece| change(sample.metainfo.piece_hash(piece))).collect();
-    PieceHashes { first: 0, hashes }
+    let entry = |piece| change(sample.metainfo.piece_hash(piece));
+    PieceHashes { hashes: pieces.map(|piece| (piece.get(), entry(piece))).collect() }
 }
 
 fn tell(wire: &mut Wire, hashes: &PieceHashes) -> io::Result<()> {
@@ -142,9 +145,35 @@ fn hashes_without_end_are_taken_once() {
     bring_all(&leads, &sample);
     follows.expect(&sample);
     // More of them than the blob has pieces: the link ends.
-    let many = PieceHashes { first: 0, hashes: vec![SWARM; HASHES_MAX] };
+    let many = PieceHashes { hashes: (0..).map(|n| (n, SWARM)).take(HASHES_MAX).collect() };
     let _ = tell(&mut flood, &many);
     flood.expect_closed();
+}
+
+#[test]
+fn a_host_with_every_other_of_many_pieces_tells_all_their_hashes() {
+    const TO_PEER: u8 = 7;
+    let geometry = Geometry::new(u64::from(PIECES_MAX) << 14, 1 << 14).unwrap();
+    let sample = Sample::new(65, 1 << 14);
+    let host = Host::new(2);
+    let partial = host.store.begin(&sample.name, None).unwrap();
+    let joined = host.engine.join_early(SWARM, &sample.name, geometry, partial).unwrap();
+    let hash = |number: u32| Sha1Hash::of(&number.to_be_bytes());
+    let here: Vec<_> = geometry.pieces().step_by(2).collect();
+    here.iter().for_each(|piece| joined.hashed(*piece, hash(piece.get())));
+    let mut peer = Wire::call(host.address, SWARM).unwrap();
+    let (mut payload, messages) = (Vec::new(), [(MESSAGE_NAME.to_owned(), TO_PEER)]);
+    ExtHandshake { messages: messages.into(), ..ExtHandshake::default() }.encode(&mut payload);
+    peer.send(&Message::Extended { id: 0, payload }).unwrap();
+    let mut told = Vec::new();
+    while told.len() < here.len() {
+        let frame = peer.next().unwrap().expect("it stays open");
+        if let Frame::Message(Message::Extended { id: TO_PEER, payload }) = frame {
+            told.extend(PieceHashes::decode(&payload).expect("its own").hashes);
+        }
+    }
+    let right = here.iter().map(|piece| (piece.get(), hash(piece.get())));
+    assert!(told.into_iter().eq(right));
 }
 
 #[test]
@@ -155,7 +184,7 @@ fn where_nobody_asked_for_hashes_they_are_passed_over() {
     for host in [&seeder, &leecher] {
         let mut liar = Wire::call(host.address, sample.metainfo.info_hash()).unwrap();
         tell(&mut liar, &hashes(&sample, is_not)).unwrap();
-        tell(&mut liar, &PieceHashes { first: 7777, hashes: vec![SWARM] }).unwrap();
+        tell(&mut liar, &PieceHashes { hashes: vec![(7777, SWARM)] }).unwrap();
         liar.send(&Message::Interested).unwrap();
     }
     fetching.membership.offer_candidates(vec![seeder.address]);

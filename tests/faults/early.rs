@@ -106,9 +106,9 @@ fn claimed_swarm(tracker: &Program, blob: &Blob) -> Sha1Hash {
 fn lie(client: &Program, swarm: Sha1Hash, bytes: &[u8], sends: bool) {
     let geometry = Geometry::for_blob(bytes.len() as u64).expect("a length");
     let piece_len = geometry.piece_len() as usize;
-    let hashes = bytes.chunks(piece_len).map(Sha1Hash::of).collect();
+    let hashes = (0..).zip(bytes.chunks(piece_len).map(Sha1Hash::of)).collect();
     let mut payload = Vec::new();
-    PieceHashes { first: 0, hashes }.encode(&mut payload);
+    PieceHashes { hashes }.encode(&mut payload);
     let mut wire = wait_for("the swarm", || Wire::call(client.peer_addr(), swarm).ok());
     for message in [Message::HaveAll, Message::Unchoke, Message::Extended { id: 1, payload }] {
         wire.send(&message).expect("it reads");
