@@ -47,6 +47,7 @@ impl Run {
                 figures::PEERS_BANNED.add(1);
                 log::warn!("peer {address} is banned for a corrupt piece");
                 self.links.ban_address(address);
+                self.close_banned(id);
             }
             Action::Dial { address } => {
                 let info_hash = self.members.get(&id).map(|member| member.info_hash);
@@ -180,8 +181,22 @@ impl Run {
         }
         if why == CloseReason::Corrupt {
             self.links.ban_peer(open.address.ip(), open.peer_id);
+            self.close_banned(open.member);
         }
         self.detach(link, open.member);
+    }
+
+    /// Somebody was banned by the swarm of `id`, which closes its own links: so are the links that
+    /// others have with him.
+    fn close_banned(&mut self, id: MemberId) {
+        let others = self.open.iter().filter(|(_, open)| open.member != id);
+        let banned = others.filter(|(_, open)| self.links.is_banned(open.address, open.peer_id));
+        let banned: Vec<(LinkId, MemberId)> =
+            banned.map(|(link, open)| (*link, open.member)).collect();
+        for (link, member) in banned {
+            self.close(link, CloseReason::Banned);
+            self.follow_ups.push_back((member, Input::LinkDown { link }));
+        }
     }
 
     /// Whole blobs announce themselves; a swarm that fetches says when.

@@ -231,6 +231,12 @@ impl Links {
         table.banned.push_back(banned);
     }
 
+    /// Whether the peer was banned, perhaps after it had come.
+    pub(super) fn is_banned(&self, address: SocketAddr, peer_id: PeerId) -> bool {
+        let table = self.table.lock();
+        table.is_banned(address.ip()) || table.banned.contains(&Banned::Peer(peer_id))
+    }
+
     /// The whole blob of this name could not be read.
     pub(super) fn doubt(&self, name: &BlobName) {
         self.store.doubt(name);
@@ -693,5 +699,9 @@ mod tests {
         assert!(links.is_welcome(address(9)));
         assert!((10..BANNED_MAX + 10).all(|n| !links.is_welcome(address(n))));
         assert!(!links.dial(Sha1Hash([7; 20]), (address(10), 6881).into()), "nor is it called");
+        let is_banned = |n, id| links.is_banned((address(n), 6881).into(), PeerId([id; 20]));
+        assert!(is_banned(10, 1) && !is_banned(9, 1));
+        links.ban_peer(Ipv4Addr::LOCALHOST.into(), PeerId([2; 20]));
+        assert!(is_banned(9, 2) && !is_banned(9, 1));
     }
 }

@@ -448,6 +448,8 @@ impl Run {
         let found = self.by_hash.get(&info_hash).copied();
         let member = match (found, new.seed.take()) {
             _ if self.open.len() >= LINKS_MAX => None,
+            // It was here before the ban was, and shook hands meanwhile.
+            _ if self.links.is_banned(new.address, new.theirs.peer_id) => None,
             (Some(id), _) => Some(id),
             (None, Some(seed)) => Some(self.serve(info_hash, seed)),
             (None, None) => None,

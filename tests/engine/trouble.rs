@@ -35,6 +35,35 @@ fn a_peer_that_sends_wrong_bytes_is_banned_and_the_blob_ends_right() {
 }
 
 #[test]
+fn who_is_banned_in_one_swarm_is_thrown_out_of_the_others_at_once() {
+    let [lied, other] = [29, 30].map(|seed| Arc::new(Sample::new(seed, 1 << 20)));
+    let leecher = Host::new(3);
+    let fetching = [&lied, &other].map(|sample| leecher.fetch(sample, &[]));
+    let liar = PeerId(*b"-XX0001-banned-twice");
+    let call = |id| {
+        let mut wire = Wire::call_as(id, leecher.address, other.metainfo.info_hash()).unwrap();
+        // The first message: there is a link.
+        assert_eq!(wire.next().unwrap(), Some(Frame::Message(Message::HaveNone)));
+        wire
+    };
+    let (liar_there, mut bystander) = (call(liar), call(PeerId(*b"-XX0001-somebodyelse")));
+    let opening = |wire: &mut Wire| {
+        wire.send(&Message::HaveAll)?;
+        wire.send(&Message::Unchoke)
+    };
+    let wrong = |block: RawBlock| Ok(Some(vec![1; block.len as usize]));
+    let liar_here = Seeder::opening_with(loopback(70), liar, opening, wrong);
+    fetching[0].membership.offer_candidates(vec![liar_here.address]);
+    liar_there.expect_closed();
+    liar_here.thread.join().expect("it is thrown out");
+    bystander.send(&Message::HaveAll).unwrap();
+    while bystander.next().unwrap().expect("it stays") != Frame::Message(Message::Interested) {}
+    let honest = Host::seeding(2, &other);
+    fetching[1].membership.offer_candidates(vec![honest.address]);
+    fetching[1].expect(&other);
+}
+
+#[test]
 fn what_a_vanished_seeder_did_not_send_comes_from_upstream_and_no_piece_twice() {
     let sample = Arc::new(Sample::new(21, 8 << 20));
     let served = Arc::clone(&sample);
