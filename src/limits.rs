@@ -212,9 +212,6 @@ pub const CALLS_PER_ADDRESS_MAX: usize = HANDSHAKES_PER_ADDRESS_MAX / 4;
 /// Calls to peers that wait until others are made; when full, the next count as failed and are made
 /// again later. Each of [`JOBS_MAX`] swarms has at most 16.
 pub const CALLS_WAITING_MAX: usize = 16 * JOBS_MAX;
-/// Bytes of blocks that one link was asked for and has not sent; more that it sends are not kept.
-/// As much as all links together, or an honest peer's blocks would be lost.
-pub const LINK_BYTES_ASKED_MAX: u64 = PIECE_BYTES_IN_FLIGHT_MAX;
 /// Idle memory of buffers for blocks; more is given back to the system.
 pub const POOL_BYTES_MAX: usize = 32 << 20;
 /// Banned peers that are remembered; when full, the oldest is forgotten.

@@ -13,10 +13,11 @@ use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{LeanSender, Sender};
 use crate::base::ranked::Ranked;
 use crate::engine::announce::Answer;
+use crate::engine::asked::Asked;
 use crate::engine::member::Hashes;
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
-use crate::engine::peer_io::{Credit, Outgoing};
+use crate::engine::peer_io::Outgoing;
 use crate::engine::pool::Buffer;
 use crate::engine::status::SwarmStatus;
 use crate::proto::bencode::BencodeError;
@@ -118,8 +119,8 @@ pub(super) struct NewLink {
     pub(super) stream: Arc<TcpStream>,
     /// What its writer thread is to send.
     pub(super) outgoing: LeanSender<Outgoing>,
-    /// How many bytes of blocks the peer may send.
-    pub(super) credit: Arc<Credit>,
+    /// The blocks that the peer may send.
+    pub(super) asked: Arc<Asked>,
     /// How many of its requests wait for an answer.
     pub(super) owed: Arc<Owed>,
     /// The whole blob that an incoming link asks for, if nobody fetches it.

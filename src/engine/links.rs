@@ -21,11 +21,12 @@ use crate::base::mailbox::{Sender, lean_mailbox};
 use crate::base::ranked::{Rank, Ranked};
 use crate::base::stop::Stop;
 use crate::engine::EngineConfig;
+use crate::engine::asked::Asked;
 use crate::engine::crew::Crew;
 use crate::engine::inbox::{Event, LinkEnd, MemberId, NewLink, Seed};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
-use crate::engine::peer_io::{self, Credit, Source, Target};
+use crate::engine::peer_io::{self, Source, Target};
 use crate::engine::pool::Pool;
 use crate::limits::{
     BANNED_MAX, CALLS_PER_ADDRESS_MAX, CALLS_WAITING_MAX, EARLY_SWARMS_KEPT, HANDSHAKES_MAX,
@@ -396,7 +397,7 @@ impl Links {
         greeting: Greeting,
     ) {
         let (outgoing, queue) = lean_mailbox(WRITER_QUEUE_MAX);
-        let (credit, owed) = (Arc::new(Credit::default()), Arc::new(Owed::new()));
+        let (asked, owed) = (Arc::new(Asked::new()), Arc::new(Owed::new()));
         let writer = {
             let (links, stream) = (Arc::clone(self), Arc::clone(&open.stream));
             let (id, owed) = (open.id, Arc::clone(&owed));
@@ -415,7 +416,7 @@ impl Links {
             theirs: greeting.theirs,
             stream: Arc::clone(&open.stream),
             outgoing,
-            credit: Arc::clone(&credit),
+            asked: Arc::clone(&asked),
             owed: Arc::clone(&owed),
             seed: greeting.seed,
         };
@@ -426,7 +427,7 @@ impl Links {
         let mut farewell = Farewell { links: self, id: open.id, end: LinkEnd::Panicked };
         let id = open.id;
         let stream = &*open.stream;
-        let source = Source { stream, credit: &credit, owed: &owed, limit: &self.down };
+        let source = Source { stream, asked: &asked, owed: &owed, limit: &self.down };
         farewell.end = peer_io::read_link(id, &source, &self.pool, &self.inbox);
     }
 

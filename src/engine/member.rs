@@ -9,12 +9,13 @@ use crate::base::hash::Sha1Hash;
 use crate::base::mailbox::{LeanSender, Refused};
 use crate::base::metrics::Held;
 use crate::base::ranked::Ranked;
+use crate::engine::asked::Asked;
 use crate::engine::collect::Collect;
 use crate::engine::early::OurHashes;
 use crate::engine::inbox::{MemberId, NewLink, Nobody};
 use crate::engine::membership::Progress;
 use crate::engine::owed::Owed;
-use crate::engine::peer_io::{Bytes, Credit, Outgoing};
+use crate::engine::peer_io::{Bytes, Outgoing};
 use crate::engine::status::LinkStatus;
 use crate::proto::geometry::Geometry;
 use crate::proto::metainfo::Metainfo;
@@ -102,7 +103,7 @@ pub(super) struct Link {
     pub(super) bytes_up: u64,
     stream: Arc<TcpStream>,
     outgoing: LeanSender<Outgoing>,
-    credit: Arc<Credit>,
+    asked: Arc<Asked>,
     owed: Arc<Owed>,
     /// Whether it can be told no (BEP 6).
     fast: bool,
@@ -125,7 +126,7 @@ impl Link {
             bytes_up: 0,
             stream: new.stream,
             outgoing: new.outgoing,
-            credit: new.credit,
+            asked: new.asked,
             owed: new.owed,
             fast: new.theirs.supports_fast(),
             _counted: counted,
@@ -135,7 +136,11 @@ impl Link {
     /// Queues something for the writer. Never waits.
     pub(super) fn send(&mut self, outgoing: Outgoing) -> Result<(), Clogged> {
         match &outgoing {
-            Outgoing::Message(Message::Request(block)) => self.credit.add(block.len),
+            Outgoing::Message(Message::Request(block)) => self.asked.add(*block),
+            // If it has left already, it is thrown away.
+            Outgoing::Message(Message::Cancel(block)) => {
+                self.asked.take(*block);
+            }
             Outgoing::Message(_) => {}
             Outgoing::Block { block, .. } => self.bytes_up += u64::from(block.len()),
         }
@@ -143,6 +148,17 @@ impl Link {
             Err(Refused::Full(_)) => Err(Clogged),
             // The writer has ended: the reader is about to tell why.
             Ok(()) | Err(Refused::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// Notes which requests a message of the peer is the answer to.
+    pub(super) fn heard(&self, message: &Message) {
+        match message {
+            Message::Reject(block) => {
+                self.asked.take(*block);
+            }
+            Message::Choke if !self.fast => self.asked.clear(),
+            _ => {}
         }
     }
 
@@ -170,5 +186,57 @@ impl Drop for Link {
     /// Ends both threads: the connection is shut, the queue closes.
     fn drop(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::base::figures;
+    use crate::base::mailbox::{LeanReceiver, lean_mailbox};
+    use crate::proto::peer::Handshake;
+
+    fn link(fast: bool) -> (Link, Arc<Asked>, LeanReceiver<Outgoing>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let stream = TcpStream::connect(address).expect("it listens");
+        let mut theirs = Handshake::ours(Sha1Hash([7; 20]), PeerId([8; 20]));
+        if !fast {
+            theirs.reserved = [0; 8];
+        }
+        let (outgoing, queue) = lean_mailbox(100);
+        let asked = Arc::new(Asked::new());
+        let new = NewLink {
+            id: LinkId(1),
+            address,
+            incoming: false,
+            theirs,
+            stream: Arc::new(stream),
+            outgoing,
+            asked: Arc::clone(&asked),
+            owed: Arc::new(Owed::new()),
+            seed: None,
+        };
+        (Link::new(new, MemberId(1), figures::PEERS.hold()), asked, queue)
+    }
+
+    #[test]
+    fn what_is_taken_back_or_refused_is_not_asked_for_any_more() {
+        let block = |piece| RawBlock { piece, begin: 0, len: 1 << 14 };
+        for fast in [true, false] {
+            let (mut link, asked, _queue) = link(fast);
+            let mut send = |message| assert!(link.send(Outgoing::Message(message)).is_ok());
+            (0..5).for_each(|piece| send(Message::Request(block(piece))));
+            send(Message::Cancel(block(0)));
+            assert!(!asked.take(block(0)));
+            link.heard(&Message::Reject(block(1)));
+            assert!(!asked.take(block(1)));
+            link.heard(&Message::Unchoke);
+            assert!(asked.take(block(2)));
+            link.heard(&Message::Choke);
+            assert_eq!(asked.take(block(3)), fast, "a choke answers all, or each has its own");
+        }
     }
 }

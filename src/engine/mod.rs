@@ -17,6 +17,7 @@
 mod accept;
 mod act;
 mod announce;
+mod asked;
 mod collect;
 mod crew;
 mod disk;

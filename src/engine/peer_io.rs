@@ -4,22 +4,22 @@
 //! which they wait for their piece. The writer takes messages from the engine and reads the blocks
 //! that it sends from the file itself: they do not pass through the engine.
 //!
-//! **Invariant:** a peer makes us hold no more bytes of blocks than it was asked for ([`Credit`]),
-//! and no more requests than it may ask at once ([`Owed`]).
+//! **Invariant:** a peer makes us hold no blocks but those that it was asked for ([`Asked`]), and
+//! no more requests than it may ask at once ([`Owed`]).
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::figures;
 use crate::base::mailbox::{LeanReceiver, Nothing, Sender};
+use crate::engine::asked::Asked;
 use crate::engine::early::HASHES_ID;
 use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
 use crate::engine::pool::Pool;
-use crate::limits::{LINK_BYTES_ASKED_MAX, PEER_KEEP_ALIVE};
+use crate::limits::PEER_KEEP_ALIVE;
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::Block;
 use crate::proto::hashes::PieceHashes;
@@ -31,25 +31,6 @@ use crate::swarm::LinkId;
 const READ_LEN: usize = 4 << 10;
 /// The writer gathers messages and blocks until it has this much, as long as some are waiting.
 const WRITE_LEN: usize = 256 << 10;
-
-/// How many bytes of blocks a peer may still send: what it was asked for and has not sent.
-#[derive(Debug, Default)]
-pub(super) struct Credit(AtomicU64);
-
-impl Credit {
-    /// The peer is asked for `len` bytes more. Requests that it never answers do not add up to more
-    /// than [`LINK_BYTES_ASKED_MAX`].
-    pub(super) fn add(&self, len: u32) {
-        let add = |credit: u64| Some((credit + u64::from(len)).min(LINK_BYTES_ASKED_MAX));
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-    }
-
-    /// The peer sends `len` bytes; whether it was asked for that many.
-    fn take(&self, len: u32) -> bool {
-        let take = |credit: u64| credit.checked_sub(u64::from(len));
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-}
 
 /// Where the bytes of a swarm lie.
 #[derive(Clone)]
@@ -88,8 +69,8 @@ pub(super) enum Outgoing {
 pub(super) struct Source<'a> {
     /// The connection.
     pub(super) stream: &'a TcpStream,
-    /// What the peer may send.
-    pub(super) credit: &'a Credit,
+    /// The blocks that the peer may send.
+    pub(super) asked: &'a Asked,
     /// What it may ask for.
     pub(super) owed: &'a Owed,
     /// How fast it is read.
@@ -116,7 +97,7 @@ pub(super) fn read_link(
     let mut wire = Wire::new(source.stream);
     loop {
         let event = match wire.frame() {
-            Ok(Frame::Block(block)) if !source.credit.take(block.len) => {
+            Ok(Frame::Block(block)) if !source.asked.take(block) => {
                 figures::DUPLICATE_BYTES.add(u64::from(block.len));
                 match wire.skip(block.len as usize, source.limit) {
                     Ok(()) => continue,
@@ -410,17 +391,5 @@ mod tests {
             assert_eq!(wire.frame().unwrap(), Frame::Message(long.clone()));
             assert!(matches!(wire.frame(), Err(LinkEnd::Closed)), "in parts of {part}");
         }
-    }
-
-    #[test]
-    fn a_peer_has_credit_for_what_it_was_asked_and_no_more() {
-        let credit = Credit::default();
-        assert!(!credit.take(1));
-        credit.add(10);
-        assert!(credit.take(6) && !credit.take(6) && credit.take(4));
-        for _ in 0..1000 {
-            credit.add(1 << 20);
-        }
-        assert!(credit.0.load(Ordering::Relaxed) == LINK_BYTES_ASKED_MAX);
     }
 }

@@ -124,7 +124,10 @@ impl Run {
             Event::Member(id, wish) => self.grant(id, wish),
             Event::Unseed(info_hash) => self.unseed(info_hash),
             Event::LinkUp(new) => self.link_up(*new),
-            Event::Message(link, message) => self.of_link(link, Input::Message { link, message }),
+            Event::Message(link, message) => {
+                self.open.get(&link).into_iter().for_each(|open| open.heard(&message));
+                self.of_link(link, Input::Message { link, message });
+            }
             Event::ExtHandshake(link, theirs) => self.ext_handshake(link, *theirs),
             Event::Hashes(link, PieceHashes { hashes }) => {
                 self.of_link(link, Input::Hashes { link, hashes });

@@ -177,6 +177,30 @@ fn blocks_that_nobody_asked_for_are_not_kept() {
     assert!(fetching.membership.progress().bytes_from_peers.is_empty());
 }
 
+/// What reaches the swarm and does not exist ends the link.
+#[test]
+fn who_refuses_a_request_may_send_nothing_else_in_its_place() {
+    let sample = Sample::new(31, 1 << 20);
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[]);
+    let mut peer = Wire::call(leecher.address, sample.metainfo.info_hash()).unwrap();
+    peer.send(&Message::HaveAll).unwrap();
+    peer.send(&Message::Unchoke).unwrap();
+    let asked = loop {
+        if let Frame::Message(Message::Request(block)) = peer.next().unwrap().expect("it asks") {
+            break block;
+        }
+    };
+    peer.send(&Message::Reject(asked)).unwrap();
+    let other = RawBlock { piece: u32::MAX, ..asked };
+    peer.send_block(other, &vec![0; asked.len as usize]).unwrap();
+    // Its answer shows that the block was read.
+    let no = Message::Reject(asked);
+    peer.send(&Message::Request(asked)).unwrap();
+    while peer.next().unwrap().expect("it stays open") != Frame::Message(no.clone()) {}
+    drop(fetching);
+}
+
 #[test]
 fn only_peers_in_the_given_networks_are_answered() {
     let sample = Sample::new(14, 1 << 20);
