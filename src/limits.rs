@@ -212,6 +212,10 @@ pub const CALLS_PER_ADDRESS_MAX: usize = HANDSHAKES_PER_ADDRESS_MAX / 4;
 /// Calls to peers that wait until others are made; when full, the next count as failed and are made
 /// again later. Each of [`JOBS_MAX`] swarms has at most 16.
 pub const CALLS_WAITING_MAX: usize = 16 * JOBS_MAX;
+/// Bytes of blocks that a link may bring unasked, beside those that were asked for and taken back:
+/// no client does so, but one may be at odds with us about a few. Then it is closed.
+pub const LINK_BYTES_UNASKED_MAX: u64 = 4 * BLOCK_LEN_MAX as u64;
+const _: () = assert!(LINK_BYTES_UNASKED_MAX < PIECE_BYTES_IN_FLIGHT_MAX);
 /// Idle memory of buffers for blocks; more is given back to the system.
 pub const POOL_BYTES_MAX: usize = 32 << 20;
 /// Banned peers that are remembered; when full, the oldest is forgotten.

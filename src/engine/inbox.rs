@@ -145,6 +145,8 @@ pub(super) enum LinkEnd {
     Protocol(PeerError),
     /// The peer's extension handshake makes no sense.
     Extension(BencodeError),
+    /// The peer sent too many blocks that nobody asked for.
+    Unasked,
     /// Our file could not be read.
     File(StoreError),
     /// Its reader panicked.
@@ -156,7 +158,9 @@ impl LinkEnd {
     pub(super) fn blame(&self) -> Option<Blame> {
         match self {
             LinkEnd::Closed => None,
-            LinkEnd::Io(_) | LinkEnd::Protocol(_) | LinkEnd::Extension(_) => Some(Blame::Peer),
+            LinkEnd::Io(_) | LinkEnd::Protocol(_) | LinkEnd::Extension(_) | LinkEnd::Unasked => {
+                Some(Blame::Peer)
+            }
             LinkEnd::File(_) | LinkEnd::Panicked => Some(Blame::Local),
         }
     }
@@ -169,6 +173,7 @@ impl fmt::Display for LinkEnd {
             LinkEnd::Io(error) => write!(f, "connection: {error}"),
             LinkEnd::Protocol(error) => write!(f, "protocol: {error}"),
             LinkEnd::Extension(error) => write!(f, "extension handshake: {error}"),
+            LinkEnd::Unasked => f.write_str("it sends what nobody asked for"),
             LinkEnd::File(error) => write!(f, "reading our file: {error}"),
             LinkEnd::Panicked => f.write_str("its thread panicked"),
         }

@@ -137,10 +137,7 @@ impl Link {
     pub(super) fn send(&mut self, outgoing: Outgoing) -> Result<(), Clogged> {
         match &outgoing {
             Outgoing::Message(Message::Request(block)) => self.asked.add(*block),
-            // If it has left already, it is thrown away.
-            Outgoing::Message(Message::Cancel(block)) => {
-                self.asked.take(*block);
-            }
+            Outgoing::Message(Message::Cancel(block)) => self.asked.take_back(*block),
             Outgoing::Message(_) => {}
             Outgoing::Block { block, .. } => self.bytes_up += u64::from(block.len()),
         }
@@ -154,10 +151,8 @@ impl Link {
     /// Notes which requests a message of the peer is the answer to.
     pub(super) fn heard(&self, message: &Message) {
         match message {
-            Message::Reject(block) => {
-                self.asked.take(*block);
-            }
-            Message::Choke if !self.fast => self.asked.clear(),
+            Message::Reject(block) => self.asked.refused(*block),
+            Message::Choke if !self.fast => self.asked.take_all_back(),
             _ => {}
         }
     }
@@ -196,6 +191,7 @@ mod tests {
     use super::*;
     use crate::base::figures;
     use crate::base::mailbox::{LeanReceiver, lean_mailbox};
+    use crate::engine::asked::Came;
     use crate::proto::peer::Handshake;
 
     fn link(fast: bool) -> (Link, Arc<Asked>, LeanReceiver<Outgoing>) {
@@ -227,16 +223,17 @@ mod tests {
         let block = |piece| RawBlock { piece, begin: 0, len: 1 << 14 };
         for fast in [true, false] {
             let (mut link, asked, _queue) = link(fast);
+            let is_asked = |block| asked.came(block) == Came::Asked;
             let mut send = |message| assert!(link.send(Outgoing::Message(message)).is_ok());
             (0..5).for_each(|piece| send(Message::Request(block(piece))));
             send(Message::Cancel(block(0)));
-            assert!(!asked.take(block(0)));
+            assert!(!is_asked(block(0)));
             link.heard(&Message::Reject(block(1)));
-            assert!(!asked.take(block(1)));
+            assert!(!is_asked(block(1)));
             link.heard(&Message::Unchoke);
-            assert!(asked.take(block(2)));
+            assert!(is_asked(block(2)));
             link.heard(&Message::Choke);
-            assert_eq!(asked.take(block(3)), fast, "a choke answers all, or each has its own");
+            assert_eq!(is_asked(block(3)), fast, "a choke answers all, or each has its own");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::figures;
 use crate::base::mailbox::{LeanReceiver, Nothing, Sender};
-use crate::engine::asked::Asked;
+use crate::engine::asked::{Asked, Came};
 use crate::engine::early::HASHES_ID;
 use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
@@ -97,20 +97,23 @@ pub(super) fn read_link(
     let mut wire = Wire::new(source.stream);
     loop {
         let event = match wire.frame() {
-            Ok(Frame::Block(block)) if !source.asked.take(block) => {
-                figures::DUPLICATE_BYTES.add(u64::from(block.len));
-                match wire.skip(block.len as usize, source.limit) {
-                    Ok(()) => continue,
-                    Err(end) => return end,
+            Ok(Frame::Block(block)) => match source.asked.came(block) {
+                Came::Asked => {
+                    let mut body = pool.take(block.len);
+                    match wire.body(&mut body, source.limit) {
+                        Ok(()) => Event::Block(link, block, body),
+                        Err(end) => return end,
+                    }
                 }
-            }
-            Ok(Frame::Block(block)) => {
-                let mut body = pool.take(block.len);
-                if let Err(end) = wire.body(&mut body, source.limit) {
-                    return end;
+                Came::Unasked => {
+                    figures::DUPLICATE_BYTES.add(u64::from(block.len));
+                    match wire.skip(block.len as usize, source.limit) {
+                        Ok(()) => continue,
+                        Err(end) => return end,
+                    }
                 }
-                Event::Block(link, block, body)
-            }
+                Came::TooMany => return LinkEnd::Unasked,
+            },
             // Nothing in them that anybody acts on; that they came keeps the read from timing out.
             Ok(Frame::Message(Message::KeepAlive | Message::Unknown(_) | Message::Port(_))) => {
                 continue;

@@ -177,6 +177,28 @@ fn blocks_that_nobody_asked_for_are_not_kept() {
     assert!(fetching.membership.progress().bytes_from_peers.is_empty());
 }
 
+#[test]
+fn who_goes_on_sending_what_nobody_asked_for_is_let_go() {
+    let sample = Sample::new(32, 1 << 20);
+    let leecher = Host::new(3);
+    let fetching = leecher.fetch(&sample, &[]);
+    let mut peer = Wire::call(leecher.address, sample.metainfo.info_hash()).unwrap();
+    let failed = figures::LINKS_FAILED_THEIRS.value();
+    peer.stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    let block = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN_MAX };
+    let body = vec![0; block.len as usize];
+    // The kernel holds some of it.
+    assert!((0..1000).any(|_| peer.send_block(block, &body).is_err()), "a gigabyte was read");
+    let deadline = soon();
+    while figures::LINKS_FAILED_THEIRS.value() <= failed {
+        assert!(Time::now() < deadline, "it is nobody's fault");
+        std::thread::yield_now();
+    }
+    let honest = Host::seeding(2, &sample);
+    fetching.membership.offer_candidates(vec![honest.address]);
+    fetching.expect(&sample);
+}
+
 /// What reaches the swarm and does not exist ends the link.
 #[test]
 fn who_refuses_a_request_may_send_nothing_else_in_its_place() {
