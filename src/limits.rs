@@ -183,6 +183,11 @@ pub const PEER_REQUESTS_MAX: usize = 500;
 pub const CANDIDATES_MAX: usize = 400;
 /// Events waiting for the engine; when full, the reader threads wait and TCP holds the peers back.
 pub const ENGINE_INBOX_MAX: usize = 1024;
+/// Bytes of blocks among them; when full, the readers wait as well. A reader that waits holds one
+/// block more. Of blocks of 16 KiB that is as many as there are events.
+pub const INBOX_BYTES_MAX: u64 = 16 << 20;
+const _: () = assert!(INBOX_BYTES_MAX >= ENGINE_INBOX_MAX as u64 * BLOCK_LEN as u64);
+const _: () = assert!(INBOX_BYTES_MAX > BLOCK_LEN_MAX as u64);
 /// Messages waiting for one link's writer: all answers, and as many messages of our own. When full,
 /// the peer does not read and the link is closed.
 pub const WRITER_QUEUE_MAX: usize = 2 * PEER_REQUESTS_MAX;

@@ -1,7 +1,8 @@
 //! What the engine's thread is told, by whom.
 //!
-//! The inbox holds at most [`crate::limits::ENGINE_INBOX_MAX`] events; when it is full, whoever
-//! sends waits, and TCP holds the peers back.
+//! The inbox holds at most [`crate::limits::ENGINE_INBOX_MAX`] events, and no more bytes of
+//! blocks than [`crate::limits::INBOX_BYTES_MAX`]; when it is full, whoever sends waits, and TCP
+//! holds the peers back.
 
 use std::fmt;
 use std::io;
@@ -20,6 +21,7 @@ use crate::engine::owed::Owed;
 use crate::engine::peer_io::Outgoing;
 use crate::engine::pool::Buffer;
 use crate::engine::status::SwarmStatus;
+use crate::engine::waiting::Ticket;
 use crate::proto::bencode::BencodeError;
 use crate::proto::bitfield::Pieces;
 use crate::proto::ext::ExtHandshake;
@@ -50,8 +52,8 @@ pub(super) enum Event {
     ExtHandshake(LinkId, Box<ExtHandshake>),
     /// The peer has told hashes of pieces.
     Hashes(LinkId, PieceHashes),
-    /// A block with its bytes.
-    Block(LinkId, RawBlock, Buffer),
+    /// A block with its bytes, and their place here.
+    Block(LinkId, RawBlock, Buffer, Ticket),
     /// The link has ended; nothing comes from it any more.
     LinkDown(LinkId, LinkEnd),
     /// A candidate could not be reached, or is no peer of this swarm.

@@ -28,6 +28,7 @@ use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
 use crate::engine::peer_io::{self, Source, Target};
 use crate::engine::pool::Pool;
+use crate::engine::waiting::Waiting;
 use crate::limits::{
     BANNED_MAX, CALLS_PER_ADDRESS_MAX, CALLS_WAITING_MAX, EARLY_SWARMS_KEPT, HANDSHAKES_MAX,
     HANDSHAKES_PER_ADDRESS_MAX, LINKS_MAX, LINKS_PER_ADDRESS_MAX, PEER_CONNECT, PEER_HANDSHAKE,
@@ -51,6 +52,8 @@ pub(super) struct Links {
     store: Arc<Store>,
     inbox: Sender<Event>,
     pool: Pool,
+    /// What waits for the engine.
+    pub(super) waiting: Waiting,
     /// What goes to peers.
     pub(super) up: Limit,
     /// What comes from them.
@@ -178,6 +181,7 @@ impl Links {
             store,
             inbox,
             pool: Pool::new(),
+            waiting: Waiting::new(),
             up: Limit::new(config.upload_max, stop.clone()),
             down: Limit::new(config.download_max, stop.clone()),
             stop,
@@ -427,7 +431,8 @@ impl Links {
         let mut farewell = Farewell { links: self, id: open.id, end: LinkEnd::Panicked };
         let id = open.id;
         let stream = &*open.stream;
-        let source = Source { stream, asked: &asked, owed: &owed, limit: &self.down };
+        let (limit, waiting) = (&self.down, &self.waiting);
+        let source = Source { stream, asked: &asked, owed: &owed, limit, waiting };
         farewell.end = peer_io::read_link(id, &source, &self.pool, &self.inbox);
     }
 

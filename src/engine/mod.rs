@@ -32,6 +32,7 @@ mod peer_io;
 mod pool;
 mod run;
 mod status;
+mod waiting;
 
 use std::fmt;
 use std::io;

@@ -19,6 +19,7 @@ use crate::engine::inbox::{Event, LinkEnd};
 use crate::engine::limit::Limit;
 use crate::engine::owed::Owed;
 use crate::engine::pool::Pool;
+use crate::engine::waiting::Waiting;
 use crate::limits::PEER_KEEP_ALIVE;
 use crate::proto::ext::ExtHandshake;
 use crate::proto::geometry::Block;
@@ -75,6 +76,8 @@ pub(super) struct Source<'a> {
     pub(super) owed: &'a Owed,
     /// How fast it is read.
     pub(super) limit: &'a Limit,
+    /// Where its blocks wait.
+    pub(super) waiting: &'a Waiting,
 }
 
 /// Where the bytes of a link go, and what bounds them.
@@ -101,7 +104,7 @@ pub(super) fn read_link(
                 Came::Asked => {
                     let mut body = pool.take(block.len);
                     match wire.body(&mut body, source.limit) {
-                        Ok(()) => Event::Block(link, block, body),
+                        Ok(()) => Event::Block(link, block, body, source.waiting.enter(block.len)),
                         Err(end) => return end,
                     }
                 }
@@ -340,8 +343,12 @@ fn append_block(
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
+    use crate::base::mailbox::mailbox;
     use crate::base::stop::Stop;
+    use crate::limits::{BLOCK_LEN_MAX, ENGINE_INBOX_MAX, INBOX_BYTES_MAX};
 
     /// Gives its bytes in parts of at most so many.
     struct Parts<'a>(&'a [u8], usize);
@@ -365,6 +372,38 @@ mod tests {
             }
             Ok(total)
         }
+    }
+
+    #[test]
+    fn an_engine_that_is_busy_has_so_many_bytes_waiting_and_no_more() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let mut peer = TcpStream::connect(address).expect("it listens");
+        let (stream, _) = listener.accept().expect("it called");
+        let (asked, owed, waiting) = (Asked::new(), Owed::new(), Waiting::new());
+        let limit = Limit::new(None, Stop::new());
+        let (inbox, events) = mailbox(ENGINE_INBOX_MAX);
+        let most = usize::try_from(INBOX_BYTES_MAX / u64::from(BLOCK_LEN_MAX)).expect("few");
+        let block = RawBlock { piece: 0, begin: 0, len: BLOCK_LEN_MAX };
+        (0..=most).for_each(|_| asked.add(block));
+        let (stream, limit) = (&stream, &limit);
+        let source = Source { stream, asked: &asked, owed: &owed, limit, waiting: &waiting };
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read_link(LinkId(1), &source, &Pool::new(), &inbox));
+            let body = vec![0; BLOCK_LEN_MAX as usize];
+            for _ in 0..=most {
+                peer.write_all(&encode_block_head(block)).expect("it is read");
+                peer.write_all(&body).expect("it is read");
+            }
+            waiting.until_full();
+            assert_eq!(events.depth(), most);
+            drop(events.recv());
+            for _ in 0..most {
+                assert!(matches!(events.recv(), Ok(Event::Block(..))));
+            }
+            drop(peer);
+            assert!(matches!(reader.join().expect("it ends"), LinkEnd::Closed));
+        });
     }
 
     #[test]

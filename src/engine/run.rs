@@ -115,6 +115,7 @@ impl Run {
         for member in self.members.values() {
             member.change_progress(|progress| progress.failed = Some("we stop".to_owned()));
         }
+        self.links.waiting.close();
         figures::QUEUE_ENGINE.set(0);
     }
 
@@ -132,7 +133,10 @@ impl Run {
             Event::Hashes(link, PieceHashes { hashes }) => {
                 self.of_link(link, Input::Hashes { link, hashes });
             }
-            Event::Block(link, block, body) => self.block(link, block, body),
+            Event::Block(link, block, body, ticket) => {
+                drop(ticket);
+                self.block(link, block, body);
+            }
             Event::BlockSent(link, block) => self.of_link(link, Input::BlockSent { link, block }),
             Event::LinkDown(link, end) => self.link_down(link, &end),
             Event::DialFailed { info_hash, address } => {
