@@ -144,6 +144,18 @@ impl Runs {
         );
     }
 
+    /// Panics if the mean of a figure is above `bound`.
+    pub fn mean_at_most(&self, bound: f64, what: &str, figure: impl Fn(&Figures) -> f64) {
+        let (mean, (worst, seed)) = self.mean_and_worst(&figure);
+        assert!(
+            mean <= bound,
+            "{}: {what} {mean:.3} of {} seeds, {bound:.3} at most; worst {worst:.3} with \
+             SIM_SEED={seed}",
+            self.name,
+            self.all.len(),
+        );
+    }
+
     /// The bounds that every scenario has.
     pub fn wastes_little(&self) -> &Runs {
         self.at_most(0.01, "duplicate bytes before the end game", |figures| {
