@@ -55,6 +55,8 @@ image: $(if $(BINARY),,static)
 image-files: $(if $(BINARY),,static)
 	packaging/docker/root.sh $(or $(BINARY),$(STATIC)) $(ETCD)
 
+# Most tests wait for what other programs do: twice as many at a time as there are cores.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 '*' "$$(nproc)")
 test:
 	$(CARGO) test --locked
 
