@@ -26,7 +26,7 @@ pub const FILES: &[(&str, &str)] = &[
         "The metainfo of a static delta that lies in a repository of this host.",
     ),
     ("STORAGE/files/FOLDER/HASH", "A small answer of an upstream, by the hash of its URL."),
-    ("STORAGE/files/new/NUMBER", "One that is being written; dropped by the next start."),
+    ("STORAGE/files/FOLDER/.new-NUMBER", "One that is being written; dropped by the next start."),
 ];
 
 /// Makes the paths of one store.
