@@ -451,7 +451,7 @@ impl Swarm {
         self.is_late(left, link, block, LATE, now).then_some(block)
     }
 
-    /// A block of a piece that a reader needs now and that its owner is slow to bring.
+    /// A block of a piece that its owner needs more than so many `times` longer for than the link.
     fn late_block(&self, id: LinkId, piece: PieceIndex, times: u32, now: Time) -> Option<Block> {
         let link = self.links.get(&id)?;
         let progress = self.pieces.progress().get(&piece)?;
@@ -470,8 +470,8 @@ impl Swarm {
         free.or_else(|| self.may_double(id, block).then_some(block))
     }
 
-    /// Whether `link` would bring `block` so much sooner than in the time that is `left` that it is
-    /// worth a copy.
+    /// Whether the time that is `left` is more than so many `times` what `link` would need for
+    /// `block`, and a little: then a copy is worth it.
     fn is_late(&self, left: Duration, link: &Link, block: Block, times: u32, now: Time) -> bool {
         left > link.time_to_deliver(block.len(), now) * times + self.pace().late()
     }

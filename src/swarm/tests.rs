@@ -153,6 +153,18 @@ impl Host {
         matches!(self.input(Input::Block { link, block })[0], Action::Keep { .. })
     }
 
+    /// The host has the bytes of all these blocks from the link.
+    fn deliver_all(&mut self, link: LinkId, blocks: &[RawBlock]) {
+        blocks.iter().for_each(|block| assert!(self.deliver(link, *block), "{block:?}"));
+    }
+
+    /// The oldest block that the link was asked for and has not brought.
+    fn owed(&self, link: LinkId) -> RawBlock {
+        let mut requests = self.swarm.links[&link].requests.iter();
+        let block = requests.find(|request| !request.stale).unwrap().block;
+        RawBlock { piece: block.piece().get(), begin: block.begin(), len: block.len() }
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now = self.now + time;
         self.input(Input::Timeout);

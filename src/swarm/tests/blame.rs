@@ -6,7 +6,7 @@ use super::*;
 fn who_sent_all_of_a_corrupt_piece_is_banned() {
     let mut host = Host::new(1, 0);
     let (liar, asked) = host.seed();
-    asked.iter().for_each(|block| assert!(host.deliver(liar, *block)));
+    host.deliver_all(liar, &asked);
     let (link, _) = host.seed();
     let piece = host.piece(asked[0].piece);
     host.corrupt(piece.get(), [1, 1]);
@@ -42,7 +42,7 @@ fn banned(host: &Host) -> Vec<u64> {
 
 /// The link brings all of the piece that is in doubt, and it is right.
 fn bring(host: &mut Host, link: LinkId, asked: &[RawBlock], units: [u8; 2]) {
-    asked.iter().for_each(|block| assert!(host.deliver(link, *block)));
+    host.deliver_all(link, asked);
     let piece = host.piece(asked[0].piece);
     assert!(host.did(&Action::Verify { piece, hash: None, proof: true }));
     let units = units.map(|unit| Sha1Hash([unit; 20])).to_vec();
@@ -76,12 +76,11 @@ fn suspects_are_asked_for_nothing_until_it_is_known_who_lied() {
     // It brings what it is asked for, the other half last, and then a half of one more.
     let mut brought = Vec::new();
     while !brought.contains(&asked[1]) || brought.last() == Some(&asked[1]) {
-        let owed = host.swarm.links[&second].requests.iter().find(|request| !request.stale);
-        let owed = owed.unwrap().block;
-        let block = RawBlock { piece: owed.piece().get(), begin: owed.begin(), len: owed.len() };
+        let block = host.owed(second);
         assert!(host.deliver(second, block), "{block:?}");
-        if host.verifies(owed.piece(), None) && owed.piece().get() != asked[0].piece {
-            host.input(Input::Stored { piece: owed.piece() });
+        let piece = host.piece(block.piece);
+        if host.verifies(piece, None) && block.piece != asked[0].piece {
+            host.input(Input::Stored { piece });
         }
         brought.push(block);
     }
@@ -96,9 +95,8 @@ fn suspects_are_asked_for_nothing_until_it_is_known_who_lied() {
         assert_eq!(host.asked(link), [], "{link:?}");
     }
     // The third is asked for it before anything else.
-    let owed = host.swarm.links[&third].requests[0].block;
-    let (piece, begin, len) = (owed.piece().get(), owed.begin(), owed.len());
-    assert!(host.deliver(third, RawBlock { piece, begin, len }));
+    let owed = host.owed(third);
+    assert!(host.deliver(third, owed));
     assert_eq!(host.asked(third)[0].piece, asked[0].piece);
     host.pass(host.swarm.pace().silence());
     let alone = [first, second].map(|link| host.asked(link).len());
@@ -116,7 +114,7 @@ fn if_nobody_else_has_it_a_suspect_is_asked_for_all_of_a_piece_in_doubt() {
     // It lies again: now it is known.
     let mut lying = two_senders_of_one(1).0;
     lying.corrupt(0, [9, 1]);
-    asked.iter().for_each(|block| assert!(lying.deliver(link, *block)));
+    lying.deliver_all(link, &asked);
     lying.corrupt(0, [9, 9]);
     assert_eq!(lying.closed(link), Some(CloseReason::Corrupt));
     assert_eq!(lying.asked(other).len(), 2);
@@ -153,7 +151,7 @@ fn a_copy_of_another_hash_than_was_told_convicts_nobody() {
     host.learn(liar, &[0], 2);
     host.corrupt(0, [1, 9]);
     let asked = host.asked(liar);
-    asked.iter().for_each(|block| assert!(host.deliver(liar, *block)));
+    host.deliver_all(liar, &asked);
     assert!(host.verifies(host.piece(0), Some(Sha1Hash([2; 20]))), "no proof is wanted");
 }
 

@@ -8,11 +8,6 @@ fn closed(host: &Host, link: LinkId, why: CloseReason) -> bool {
     host.did(&Action::Close { link, why })
 }
 
-/// The host has the bytes of all these blocks from the link.
-fn deliver_all(host: &mut Host, link: LinkId, blocks: &[RawBlock]) {
-    blocks.iter().for_each(|block| assert!(host.deliver(link, *block)));
-}
-
 fn verifies(host: &Host, number: u32, hash: u8) -> bool {
     let (piece, hash) = (host.piece(number), Some(Sha1Hash([hash; 20])));
     host.verifies(piece, hash)
@@ -31,7 +26,7 @@ fn a_peer_is_asked_only_for_that_of_which_it_told_the_hash() {
         assert_eq!(blocks.len(), 2, "at once");
         assert!(blocks.iter().all(|block| block.piece == number));
         // Of those whose hash is known, the first piece of all is begun alone.
-        blocks.into_iter().for_each(|block| assert!(host.deliver(link, block)));
+        host.deliver_all(link, &blocks);
         host.input(Input::Stored { piece: host.piece(number) });
     }
     host.input(Input::LinkDown { link });
@@ -79,13 +74,13 @@ fn a_piece_has_the_hash_that_its_senders_told_whatever_others_say() {
     let (honest, _) = host.seed();
     host.learn(honest, &[0], 1);
     assert_eq!(host.asked(honest), [], "it is the other's");
-    deliver_all(&mut host, liar, &asked);
+    host.deliver_all(liar, &asked);
     assert!(verifies(&host, 0, 9));
     let piece = host.piece(0);
     host.corrupt(0, [0, 1]);
     assert!(closed(&host, liar, CloseReason::Corrupt), "it told the hash and sent the bytes");
     let asked = host.asked(honest);
-    deliver_all(&mut host, honest, &asked);
+    host.deliver_all(honest, &asked);
     assert!(verifies(&host, 0, 1));
     host.input(Input::Stored { piece });
     assert!(host.swarm.is_complete());
@@ -125,7 +120,7 @@ fn who_told_a_hash_and_fell_silent_holds_a_piece_up_no_longer_than_the_patience(
     let asked = host.asked(honest);
     assert_eq!(asked.len(), 2, "from its beginning");
     assert!(!host.deliver(liar, begun[1]), "it is another piece by now");
-    deliver_all(&mut host, honest, &asked);
+    host.deliver_all(honest, &asked);
     assert!(verifies(&host, 0, 1));
 }
 
